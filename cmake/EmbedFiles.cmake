@@ -1,0 +1,17 @@
+# cmake -DROOT=... -DOUTPUT=... -P EmbedFiles.cmake
+file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/templates/*.h ${ROOT}/data/*.json)
+list(SORT files)
+set(text "// Generated from templates/ and data/.\n#include \"base/embedded.h\"\n\nnamespace moejit::internal {\n\nconst EmbeddedFile kEmbeddedFiles[] = {\n")
+set(count 0)
+foreach(file IN LISTS files)
+  file(READ ${ROOT}/${file} content HEX)
+  # Pieces of a string literal stay below the length that compilers accept.
+  string(REGEX REPLACE "(................................................................)" "\\1\n" lines "${content}")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "\\\\x\\1" lines "${lines}")
+  string(REGEX REPLACE "\n" "\"\n    \"" lines "${lines}")
+  file(SIZE ${ROOT}/${file} size)
+  string(APPEND text "  {\"${file}\", {\n    \"${lines}\",\n    ${size}}},\n")
+  math(EXPR count "${count}+1")
+endforeach()
+string(APPEND text "};\nconst size_t kNumEmbeddedFiles = ${count};\n\n}  // namespace moejit::internal\n")
+file(WRITE ${OUTPUT} "${text}")

@@ -1,0 +1,11 @@
+# Warnings and sanitizers, the same for every target of the project.
+function(moejit_flags target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers)
+  if(MOEJIT_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(MOEJIT_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${MOEJIT_SANITIZE} -fno-omit-frame-pointer -g)
+    target_link_options(${target} PRIVATE -fsanitize=${MOEJIT_SANITIZE})
+  endif()
+endfunction()

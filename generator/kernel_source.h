@@ -1,0 +1,57 @@
+// KernelSource: everything a backend needs to compile and launch; plain data.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace moejit::internal {
+
+// Blocks of one launch as a function of T and the device:
+//   x = fixed + ceil(T * per_token_num / per_token_den), then at most units * per_unit_cap if that is > 0.
+struct Grid {
+  int64_t fixed = 1;
+  int64_t per_token_num = 0;
+  int64_t per_token_den = 1;
+  int32_t per_unit_cap = 0;
+  int32_t y = 1;
+};
+
+enum class When : int32_t { kAlways = 0, kRouted = 1, kUnrouted = 2 };
+
+// One launch. CPU: `extern "C" void name(const MoeArgs*, int worker, int num_workers)`, run by every
+// worker, with a barrier after each entry. GPU: `extern "C" __global__ void name(MoeArgs)`.
+struct Entry {
+  std::string name;
+  When when = When::kAlways;
+  Grid grid;                 // GPU
+  int32_t threads = 0;       // GPU: threads of one block
+  int32_t shared_bytes = 0;  // GPU: dynamic shared memory
+  int32_t cluster = 1;       // GPU
+  bool dependent_launch = false;  // GPU: programmatic dependent launch on the entry before
+  // CPU: run by the calling thread alone when T*K is at most this (0: never), to skip a wake-up.
+  int64_t serial_up_to = 0;
+};
+
+// A piece of the workspace: fixed_bytes + T * bytes_per_token bytes, each piece rounded up to 256.
+// The generated text carries the same table, so host and kernel agree on every offset.
+struct WorkspaceRegion {
+  std::string name;
+  int64_t fixed_bytes = 0;
+  int64_t bytes_per_token = 0;
+};
+
+// Offset of region `index` (index == regions.size(): the total) for `tokens` tokens.
+int64_t workspace_offset(const std::vector<WorkspaceRegion>& regions, size_t index, int64_t tokens);
+
+struct KernelSource {
+  std::string name;       // file name for the compiler's messages, "moe_e128_k8_....cc"
+  std::string text;       // self-contained
+  std::string arch;       // exact target, part of the compile key
+  std::string language;   // "c++" (CPU, Clang), "cuda" (NVRTC), "hip", "sim" (host Clang)
+  std::vector<std::string> options;  // code-generation options beyond the backend's own
+  std::vector<Entry> entries;
+  std::vector<WorkspaceRegion> workspace;
+};
+
+}  // namespace moejit::internal
