@@ -1,0 +1,103 @@
+#include "base/log.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <utility>
+
+namespace moejit::internal {
+namespace {
+
+struct LogState {
+  std::mutex mutex;
+  LogSink sink = nullptr;
+  void* user = nullptr;
+  std::set<std::string> said;
+};
+
+// Never destroyed: threads may log while the process exits.
+LogState& state() {
+  static LogState* const instance = new LogState;
+  return *instance;
+}
+
+void write_line(LogLevel level, const char* area, const std::string& message) {
+  std::string line = "moejit ";
+  line += "EWID"[static_cast<int>(level)];
+  line += ' ';
+  line += area;
+  line += ": ";
+  line += message;
+  line += '\n';
+  const char* data = line.data();
+  size_t left = line.size();
+  while (left > 0) {
+    const ssize_t written = ::write(STDERR_FILENO, data, left);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;
+    data += written, left -= static_cast<size_t>(written);
+  }
+}
+
+LogLevel level_from_environment() {
+  const char* text = std::getenv("MOEJIT_LOG");
+  if (text == nullptr || *text == '\0') return LogLevel::kWarning;
+  static constexpr const char* kNames[] = {"error", "warn", "info", "debug"};
+  for (int i = 0; i < 4; ++i) {
+    if (std::strcmp(text, kNames[i]) == 0) return static_cast<LogLevel>(i);
+  }
+  write_line(LogLevel::kWarning, "log",
+             std::string("MOEJIT_LOG = \"") + text +
+                 "\": must be error, warn, info or debug; taking warn");
+  return LogLevel::kWarning;
+}
+
+LogLevel stderr_level() {
+  static const LogLevel level = level_from_environment();
+  return level;
+}
+
+std::pair<LogSink, void*> current_sink() {
+  LogState& s = state();
+  std::lock_guard<std::mutex> lock(s.mutex);
+  return {s.sink, s.user};
+}
+
+}  // namespace
+
+bool log_enabled(LogLevel level) {
+  return current_sink().first != nullptr || level <= stderr_level();
+}
+
+void log(LogLevel level, const char* area, const std::string& message) {
+  const auto [sink, user] = current_sink();
+  if (sink != nullptr) {
+    const std::string line = std::string(area) + ": " + message;
+    sink(static_cast<int>(level), line.c_str(), user);
+  } else if (level <= stderr_level()) {
+    write_line(level, area, message);
+  }
+}
+
+void log_once(LogLevel level, const char* area, const std::string& key,
+              const std::string& message) {
+  {
+    LogState& s = state();
+    std::lock_guard<std::mutex> lock(s.mutex);
+    if (!s.said.insert(std::string(area) + "|" + key).second) return;
+  }
+  log(level, area, message);
+}
+
+void set_log_sink(LogSink sink, void* user) {
+  LogState& s = state();
+  std::lock_guard<std::mutex> lock(s.mutex);
+  s.sink = sink;
+  s.user = user;
+}
+
+}  // namespace moejit::internal
