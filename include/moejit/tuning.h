@@ -1,0 +1,155 @@
+// Offline work: tuning, benchmarking, verifying and explaining. What the `moejit` command calls.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "moejit/moejit.h"
+
+namespace moejit {
+inline namespace v1 {
+
+// Measured rates of a device; every share of a limit refers to these.
+struct DeviceLimits {
+  double read_bytes_per_s = 0;  // streaming read of DRAM / HBM by all units
+  double dot_flops_per_s = 0;   // the dtype's fastest unit (vdpbf16ps, tensor cores), all units
+  double vector_flops_per_s = 0;  // f32 multiply-add, all units
+  double launch_s = 0;          // one launch or barrier
+  bool measured = false;        // false: a guess from core count and cache sizes
+};
+
+enum class TuneStage : int32_t { kProbe = 0, kPrepare = 1, kCompile = 2, kScreen = 3, kFinal = 4, kDone = 5 };
+
+struct TuneProgress {
+  int64_t tokens = 0;  // bucket at work
+  int32_t bucket = 0, num_buckets = 0;
+  TuneStage stage = TuneStage::kProbe;
+  int32_t done = 0, total = 0;      // candidates of this bucket
+  int32_t failed = 0;
+  double best_s = 0;                // 0 while unknown
+  double best_share = 0;            // floor / best
+  double elapsed_s = 0, remaining_s = 0;  // remaining: an estimate, 0 while unknown
+  std::string schedule;             // at work
+};
+
+struct TuneRequest {
+  MoeConfig config;
+  std::string device = "auto";
+  std::vector<int64_t> tokens;      // empty: 1,2,4,...,8192
+  std::string routing = "uniform";  // uniform | zipf:S | trace:FILE
+  double budget_s = 0;              // for all buckets together; 0: no limit
+  int32_t jobs = 0;                 // compile threads; 0: all cores
+  int32_t num_threads = 0;          // as Options
+  int32_t max_candidates = 0;       // measured per bucket; 0: the default of 14
+  bool exhaustive = false;          // measure every legal schedule
+  bool force = false;               // measure again what is cached
+  std::string cache_path;
+  // Called often from the tuning thread; returning false stops after the current measurement, which keeps
+  // everything finished and makes the result kCancelled buckets missing. May be empty.
+  std::function<bool(const TuneProgress&)> progress;
+};
+
+struct BenchRow {
+  int64_t tokens = 0;
+  std::string routing;
+  std::string schedule;   // canonical JSON
+  Source source = Source::kModel;
+  double median_s = 0, p20_s = 0, p80_s = 0;
+  int32_t samples = 0;
+  double predicted_s = 0;
+  double floor_s = 0;     // max(bytes / read rate, operations / dot rate) of this routing
+  double bytes = 0, flops = 0;
+  double share = 0;       // floor_s / median_s
+  double error = 0;       // relative Frobenius error against float64 on sampled tokens
+};
+
+struct TuneRow : BenchRow {
+  int32_t candidates = 0, failed = 0;
+  double versus_default = 0;  // default schedule's time / this time
+  int32_t model_rank = 0;     // of the winner, 1 = the model's pick
+  bool from_cache = false;
+  std::string advice;         // what it would take to do better
+};
+
+struct TuneReport {
+  std::string device;
+  DeviceLimits limits;
+  std::vector<TuneRow> rows;
+  bool cancelled = false;
+  double seconds = 0;
+};
+
+// Tunes every bucket; each finished measurement is committed to the cache before the next begins.
+Result<TuneReport> tune(const TuneRequest& request);
+
+struct BenchRequest {
+  MoeConfig config;
+  std::string device = "auto";
+  std::vector<int64_t> tokens;
+  std::string routing = "uniform";
+  int32_t samples = 20;
+  int32_t num_threads = 0;
+  std::string cache_path;
+  bool check = true;  // compute `error`
+};
+struct BenchReport {
+  std::string device;
+  DeviceLimits limits;
+  std::vector<BenchRow> rows;
+};
+// Measures what get_kernel returns, cold weights, as a user would run it.
+Result<BenchReport> bench(const BenchRequest& request);
+
+struct VerifyRow {
+  int64_t tokens = 0;
+  std::string routing;
+  std::string schedule;
+  double error = 0, tolerance = 0;
+  bool ok = false;
+  std::string note;
+};
+struct VerifyRequest {
+  MoeConfig config;
+  std::string device = "auto";
+  std::vector<int64_t> tokens;  // empty: 0,1,2,7,32,129
+  std::vector<std::string> routings;  // empty: uniform, zipf:1.2, one (all on one expert), skip (many sentinels)
+  bool all_schedules = false;   // every legal schedule, not only the chosen ones
+  int32_t num_threads = 0;
+  std::string cache_path;
+};
+// Runs kernels on random inputs against float64 on the host; poisoned outputs and workspace.
+Result<std::vector<VerifyRow>> verify(const VerifyRequest& request);
+
+struct ExplainCandidate {
+  std::string schedule;
+  double predicted_s = 0, measured_s = 0;
+  std::string status;  // "ok", "not measured", "wrong", ...
+};
+struct Explanation {
+  int64_t tokens = 0;
+  std::string device, key;     // key: hex, as `moejit cache show` takes it
+  BucketInfo choice;
+  DeviceLimits limits;
+  std::vector<ExplainCandidate> runners_up;
+  std::vector<std::string> refused;  // "family: reason"
+};
+Result<std::vector<Explanation>> explain(const MoeConfig& config, const Options& options,
+                                         const std::vector<int64_t>& tokens);
+
+struct GeneratedFile {
+  std::string name;  // "moe_....cc", "moe_....s", "report.json"
+  std::string text;
+};
+// Source, assembly and the compiler's report of the schedule that get_kernel would use for `tokens`
+// (or of `schedule`, canonical JSON, when not empty). Needs the compiler, not the device.
+Result<std::vector<GeneratedFile>> generate(const MoeConfig& config, const std::string& device,
+                                            int64_t tokens, const std::string& schedule = {});
+
+// The device's limits: from the cache, or measured now (about 2 s) when `measure`.
+Result<DeviceLimits> device_limits(const std::string& device, DType dtype, bool measure,
+                                   const std::string& cache_path = {}, int32_t num_threads = 0);
+
+}  // namespace v1
+}  // namespace moejit
