@@ -62,8 +62,9 @@ struct RouterConfig {
 struct MoeConfig {
   int32_t num_experts = 0;        // 1..1024, with shared experts at most 1024
   int32_t top_k = 0;              // 1..32, at most num_experts
-  int32_t hidden_size = 0;        // H: a row of H elements is a multiple of 16 bytes
-  int32_t intermediate_size = 0;  // I: likewise
+  // H: a row of H elements is a multiple of 16 bytes, H at most 2^24
+  int32_t hidden_size = 0;
+  int32_t intermediate_size = 0;  // I: likewise; w13 and w2 together take at most 2^47 bytes
   DType dtype = DType::kBF16;
   Activation activation = Activation::kSilu;
   bool gated = true;
