@@ -1,0 +1,145 @@
+#include "tuner/routing.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/hash.h"
+#include "tuner/random.h"
+
+namespace moejit::internal {
+namespace {
+
+Result<std::vector<double>> read_trace(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return Status(StatusCode::kIoError, "routing trace " + path + ": cannot be read");
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  const auto json = nlohmann::json::parse(text.str(), nullptr, false);
+  const auto bad = [&](const std::string& what) {
+    return Status(StatusCode::kDataError, "routing trace " + path + ": " + what);
+  };
+  if (!json.is_object() || !json.contains("counts") || !json["counts"].is_array()) {
+    return bad("must be a JSON object with an array \"counts\", one number per expert");
+  }
+  std::vector<double> counts;
+  double sum = 0;
+  for (const auto& item : json["counts"]) {
+    if (!item.is_number() || !(item.get<double>() >= 0) || !std::isfinite(item.get<double>())) {
+      return bad("counts[" + std::to_string(counts.size()) + "]: must be a finite number >= 0");
+    }
+    counts.push_back(item.get<double>());
+    sum += counts.back();
+  }
+  if (!(sum > 0)) return bad("counts: at least one must be above 0");
+  return counts;
+}
+
+// Weighted draw of K distinct experts: the K largest of log(u)/p keys (Efraimidis and Spirakis,
+// 2006, "Weighted random sampling with a reservoir").
+void draw_weighted(const std::vector<double>& popularity, int top_k, Random* random,
+                   std::vector<std::pair<double, int32_t>>* scratch, int32_t* ids) {
+  scratch->clear();
+  for (size_t e = 0; e < popularity.size(); ++e) {
+    const double u = random->uniform();
+    const double key = popularity[e] > 0 ? std::log(u) / popularity[e]
+                                         : -1e300 * (1 + u);  // only when nothing else is left
+    scratch->push_back({-key, static_cast<int32_t>(e)});
+  }
+  std::partial_sort(scratch->begin(), scratch->begin() + top_k, scratch->end());
+  for (int k = 0; k < top_k; ++k) ids[k] = (*scratch)[static_cast<size_t>(k)].second;
+}
+
+}  // namespace
+
+Result<RoutingSpec> RoutingSpec::parse(const std::string& text) {
+  RoutingSpec spec;
+  spec.name = text;
+  if (text == "uniform") return spec;
+  if (text == "one") {
+    spec.kind = Kind::kOne;
+    return spec;
+  }
+  if (text == "skip") {
+    spec.kind = Kind::kSkip;
+    return spec;
+  }
+  if (text.rfind("zipf:", 0) == 0) {
+    spec.kind = Kind::kZipf;
+    const char* begin = text.c_str() + 5;
+    const char* end = text.c_str() + text.size();
+    const auto parsed = std::from_chars(begin, end, spec.exponent);
+    if (parsed.ec == std::errc() && parsed.ptr == end && spec.exponent >= 0 && spec.exponent <= 10) {
+      return spec;
+    }
+    return invalid_argument("routing = \"" + text + "\": the exponent of zipf must be a number from 0 to 10");
+  }
+  if (text.rfind("trace:", 0) == 0) {
+    spec.kind = Kind::kTrace;
+    auto counts = read_trace(text.substr(6));
+    if (!counts.ok()) return counts.status();
+    spec.popularity = std::move(*counts);
+    const auto digest = sha256(spec.popularity.data(), spec.popularity.size() * sizeof(double));
+    spec.name = "trace:" + to_hex(digest.data(), 8);
+    return spec;
+  }
+  return invalid_argument("routing = \"" + text + "\": must be uniform, zipf:S, trace:FILE, one or skip");
+}
+
+Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t tokens,
+                     uint64_t seed) {
+  const int experts = config.num_experts;
+  const int top_k = config.top_k;
+  Random random(seed * 2654435761u + static_cast<uint64_t>(tokens));
+  std::vector<double> popularity(static_cast<size_t>(experts), 1.0);
+  if (spec.kind == RoutingSpec::Kind::kZipf) {
+    for (int e = 0; e < experts; ++e) {
+      popularity[static_cast<size_t>(e)] = std::pow(e + 1.0, -spec.exponent);
+    }
+    for (size_t e = popularity.size(); e-- > 1;) {
+      std::swap(popularity[e], popularity[random.below(e + 1)]);
+    }
+  } else if (spec.kind == RoutingSpec::Kind::kTrace) {
+    for (size_t e = 0; e < popularity.size(); ++e) {
+      popularity[e] = e < spec.popularity.size() ? spec.popularity[e] : 0.0;
+    }
+  }
+  Routing routing;
+  routing.rows.assign(static_cast<size_t>(config.total_experts()), 0);
+  routing.ids.resize(static_cast<size_t>(tokens * top_k));
+  routing.weights.resize(routing.ids.size());
+  std::vector<std::pair<double, int32_t>> scratch;
+  for (int64_t t = 0; t < tokens; ++t) {
+    int32_t* ids = routing.ids.data() + t * top_k;
+    float* weights = routing.weights.data() + t * top_k;
+    if (spec.kind == RoutingSpec::Kind::kOne) {
+      for (int k = 0; k < top_k; ++k) ids[k] = k;
+    } else {
+      draw_weighted(popularity, top_k, &random, &scratch, ids);
+    }
+    float sum = 0;
+    for (int k = 0; k < top_k; ++k) {
+      weights[k] = static_cast<float>(0.1 + random.uniform());
+      sum += weights[k];
+    }
+    for (int k = 0; k < top_k; ++k) {
+      weights[k] /= sum;
+      if (spec.kind == RoutingSpec::Kind::kSkip && random.uniform() < 0.5) {
+        ids[k] = random.uniform() < 0.5 ? -1 : experts + ids[k];
+      }
+      if (ids[k] >= 0 && ids[k] < experts) ++routing.rows[static_cast<size_t>(ids[k])];
+    }
+  }
+  for (int s = 0; s < config.num_shared_experts; ++s) {
+    routing.rows[static_cast<size_t>(experts + s)] = tokens;
+  }
+  return routing;
+}
+
+}  // namespace moejit::internal

@@ -1,0 +1,189 @@
+#include "tuner/workload.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/small_float.h"
+#include "tuner/random.h"
+
+namespace moejit::internal {
+namespace {
+
+constexpr int64_t kWindowSlack = 1 << 17;  // longest row a window may have
+
+std::string gib(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f GiB", static_cast<double>(bytes) / (1 << 30));
+  return text;
+}
+
+}  // namespace
+
+Pattern::Pattern(DType dtype, double scale, uint64_t seed)
+    : element_bytes_(static_cast<size_t>(size_of(dtype))),
+      raw_(static_cast<size_t>(kSize + kWindowSlack) * element_bytes_),
+      values_(static_cast<size_t>(kSize + kWindowSlack)) {
+  Random random(seed);
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const float value = static_cast<float>(random.normal() * scale);
+    if (dtype == DType::kF32) {
+      std::memcpy(raw_.data() + i * 4, &value, 4);
+      values_[i] = value;
+      continue;
+    }
+    const uint16_t bits = dtype == DType::kBF16 ? float_to_bf16(value) : float_to_f16(value);
+    std::memcpy(raw_.data() + i * 2, &bits, 2);
+    values_[i] = dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+  }
+}
+
+int64_t PatternTensor::offset(int64_t row) const {
+  return static_cast<int64_t>(Random(seed ^ (static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15u)).next() %
+                              static_cast<uint64_t>(Pattern::kSize));
+}
+
+Status PatternTensor::fill(const Device& target) {
+  if (cols > kWindowSlack) {
+    return {StatusCode::kUnsupported, "row of " + std::to_string(cols) + " elements: the tuner's tensors have rows of at most " + std::to_string(kWindowSlack)};
+  }
+  auto memory = target.allocate(static_cast<size_t>(std::max<int64_t>(bytes(), 256)));
+  if (!memory.ok()) return memory.status();
+  device = *memory;
+  const int64_t row_bytes = cols * static_cast<int64_t>(pattern->element_bytes());
+  const int64_t block_rows = std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(row_bytes, 1));
+  std::vector<uint8_t> staging(static_cast<size_t>(block_rows * row_bytes));
+  for (int64_t row = 0; row < rows; row += block_rows) {
+    const int64_t count = std::min(block_rows, rows - row);
+    for (int64_t r = 0; r < count; ++r) {
+      std::memcpy(staging.data() + r * row_bytes, pattern->bytes(offset(row + r)),
+                  static_cast<size_t>(row_bytes));
+    }
+    MOEJIT_RETURN_IF_ERROR(target.copy_in(static_cast<uint8_t*>(device.get()) + row * row_bytes,
+                                          staging.data(), static_cast<size_t>(count * row_bytes)));
+  }
+  return {};
+}
+
+Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, const Device& device,
+                                                     int64_t min_bytes) {
+  auto weights = std::make_shared<Weights>();
+  weights->config_ = config;
+  const int64_t experts = config.total_experts();
+  const int64_t h = config.hidden_size, i = config.intermediate_size, n = config.w13_rows();
+  const int64_t bytes = experts * (n * h + h * i) * size_of(config.dtype);
+  const int64_t available = device.info().memory_bytes;
+  if (available > 0 && static_cast<double>(bytes) > 0.9 * static_cast<double>(available)) {
+    return Status(StatusCode::kOutOfMemory, "the layer's weights take " + gib(bytes) + ", device " + device.info().name + " has " + gib(available) + ": give fewer experts or a tensor-parallel share (--tp)");
+  }
+  int64_t copies = std::clamp<int64_t>((min_bytes + bytes - 1) / bytes, 1, 16);
+  const auto pattern13 = std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(h)), 13);
+  const auto pattern2 = std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(i)), 2);
+  for (int64_t c = 0; c < copies; ++c) {
+    PatternTensor w13{pattern13, 0x13, experts * (config.transposed ? h : n), config.transposed ? n : h, nullptr};
+    PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h), config.transposed ? h : i, nullptr};
+    MOEJIT_RETURN_IF_ERROR(w13.fill(device));
+    MOEJIT_RETURN_IF_ERROR(w2.fill(device));
+    weights->w13_.push_back(std::move(w13));
+    weights->w2_.push_back(std::move(w2));
+  }
+  if (config.bias) {
+    const auto pattern = std::make_shared<Pattern>(config.dtype, 0.5, 0xb);
+    weights->b13_ = {pattern, 0xb13, experts, n, nullptr};
+    weights->b2_ = {pattern, 0xb2, experts, h, nullptr};
+    MOEJIT_RETURN_IF_ERROR(weights->b13_.fill(device));
+    MOEJIT_RETURN_IF_ERROR(weights->b2_.fill(device));
+  }
+  return std::shared_ptr<const Weights>(std::move(weights));
+}
+
+int64_t Weights::gate_row(int64_t i) const {
+  if (!config_.gated) return i;
+  if (config_.interleaved) return 2 * i + (config_.up_first ? 1 : 0);
+  return i + (config_.up_first ? config_.intermediate_size : 0);
+}
+
+int64_t Weights::up_row(int64_t i) const {
+  if (config_.interleaved) return 2 * i + (config_.up_first ? 0 : 1);
+  return i + (config_.up_first ? 0 : config_.intermediate_size);
+}
+
+double Weights::gate(int64_t e, int64_t i, int64_t h) const {
+  return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, gate_row(i))
+                            : w13_[0].at(e * config_.w13_rows() + gate_row(i), h);
+}
+
+double Weights::up(int64_t e, int64_t i, int64_t h) const {
+  return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, up_row(i))
+                            : w13_[0].at(e * config_.w13_rows() + up_row(i), h);
+}
+
+double Weights::down(int64_t e, int64_t h, int64_t i) const {
+  return config_.transposed ? w2_[0].at(e * config_.intermediate_size + i, h)
+                            : w2_[0].at(e * config_.hidden_size + h, i);
+}
+
+Result<std::shared_ptr<Workload>> Workload::make(std::shared_ptr<const Weights> weights,
+                                                 const Device& device, const RoutingSpec& spec,
+                                                 int64_t tokens, int num_routings, uint64_t seed) {
+  auto load = std::make_shared<Workload>();
+  const MoeConfig& config = weights->config();
+  load->weights_ = std::move(weights);
+  load->tokens_ = tokens;
+  for (int i = 0; i < num_routings; ++i) {
+    Routing routing = draw_routing(spec, config, tokens, seed + static_cast<uint64_t>(i));
+    const size_t bytes = routing.ids.size() * 4;
+    auto ids = device.allocate(std::max<size_t>(bytes, 256));
+    auto values = device.allocate(std::max<size_t>(bytes, 256));
+    if (!ids.ok()) return ids.status();
+    if (!values.ok()) return values.status();
+    if (bytes > 0) {
+      MOEJIT_RETURN_IF_ERROR(device.copy_in(ids->get(), routing.ids.data(), bytes));
+      MOEJIT_RETURN_IF_ERROR(device.copy_in(values->get(), routing.weights.data(), bytes));
+    }
+    load->ids_.push_back(*ids);
+    load->topk_weights_.push_back(*values);
+    load->routings_.push_back(std::move(routing));
+  }
+  load->x_ = {std::make_shared<Pattern>(config.dtype, 1.0, seed ^ 0x58), seed, tokens, config.hidden_size, nullptr};
+  MOEJIT_RETURN_IF_ERROR(load->x_.fill(device));
+  auto out = device.allocate(static_cast<size_t>(std::max<int64_t>(load->out_bytes(), 256)));
+  if (!out.ok()) return out.status();
+  load->out_ = *out;
+  return load;
+}
+
+RowCounts Workload::mean_rows() const {
+  RowCounts mean(static_cast<size_t>(weights_->config().total_experts()), 0);
+  // One routing stands for all: a rounded mean would touch every expert, which none of them does.
+  if (!routings_.empty()) mean = routings_[0].rows;
+  return mean;
+}
+
+MoeArgs Workload::args(int i) const {
+  const size_t r = static_cast<size_t>(i) % routings_.size();
+  const int copy = i % weights_->copies();
+  MoeArgs args{};
+  args.x = x_.device.get();
+  args.w13 = weights_->w13(copy).device.get();
+  args.w2 = weights_->w2(copy).device.get();
+  args.b13 = weights_->b13().device.get();
+  args.b2 = weights_->b2().device.get();
+  args.topk_ids = static_cast<const int*>(ids_[r].get());
+  args.topk_weights = static_cast<const float*>(topk_weights_[r].get());
+  args.out = out_.get();
+  args.workspace = workspace_.get();
+  args.num_tokens = tokens_;
+  return args;
+}
+
+Status Workload::reserve_workspace(const Device& device, int64_t bytes) {
+  if (bytes <= workspace_bytes_) return {};
+  auto memory = device.allocate(static_cast<size_t>(std::max<int64_t>(bytes, 256)));
+  if (!memory.ok()) return memory.status();
+  workspace_ = *memory;
+  workspace_bytes_ = std::max<int64_t>(bytes, 256);
+  return {};
+}
+
+}  // namespace moejit::internal
