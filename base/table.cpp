@@ -1,0 +1,325 @@
+#include "base/table.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstdio>
+
+#include "base/json_util.h"
+
+namespace moejit::internal {
+namespace {
+
+struct Scale {
+  double factor = 1;
+  const char* name = "";
+};
+
+// The unit in which `largest` has at least one digit before the point.
+Scale scale_for(Unit unit, double largest) {
+  switch (unit) {
+    case Unit::kSeconds:
+      if (largest >= 1) return {1, "s"};
+      if (largest >= 1e-3) return {1e3, "ms"};
+      if (largest >= 1e-6) return {1e6, "us"};
+      return {1e9, "ns"};
+    case Unit::kBytes:
+      if (largest >= 1024.0 * 1024 * 1024) return {1 / (1024.0 * 1024 * 1024), "GiB"};
+      if (largest >= 1024.0 * 1024) return {1 / (1024.0 * 1024), "MiB"};
+      if (largest >= 1024) return {1 / 1024.0, "KiB"};
+      return {1, "B"};
+    case Unit::kBytesPerS:
+      return {1e-9, "GB/s"};
+    case Unit::kFlopsPerS:
+      return {1e-9, "GFLOP/s"};
+    case Unit::kShare:
+      return {100, "%"};
+    case Unit::kNone:
+    case Unit::kNumber:
+    case Unit::kRatio:
+    case Unit::kScientific:
+      break;
+  }
+  return {};
+}
+
+std::string format_number(const char* format, double value) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, format, value);
+  return buffer;
+}
+
+// Four significant digits, without an exponent in the range of everyday numbers.
+std::string significant(double value) {
+  const double size = std::fabs(value);
+  if (size != 0 && (size >= 1e7 || size < 1e-4)) return format_number("%.2e", value);
+  if (size >= 1000) return format_number("%.0f", value);
+  if (size >= 100) return format_number("%.1f", value);
+  if (size >= 10) return format_number("%.2f", value);
+  return format_number("%.3f", value);
+}
+
+std::string real_text(double value, Unit unit, const Scale& scale) {
+  if (!std::isfinite(value)) return "-";
+  switch (unit) {
+    case Unit::kScientific:
+      return value == 0 ? "0" : format_number("%.1e", value);
+    case Unit::kRatio:
+      return format_number("%.2fx", value);
+    case Unit::kShare:
+      return format_number("%.1f", value * scale.factor);
+    case Unit::kBytes:
+      if (scale.factor == 1) return format_number("%.0f", value);
+      [[fallthrough]];
+    default:
+      return significant(value * scale.factor);
+  }
+}
+
+bool is_number(const Cell& cell) {
+  return std::holds_alternative<int64_t>(cell) || std::holds_alternative<double>(cell);
+}
+
+double number(const Cell& cell) {
+  if (const auto* integer = std::get_if<int64_t>(&cell)) return static_cast<double>(*integer);
+  return std::get<double>(cell);
+}
+
+// Control characters would break the columns.
+std::string one_line(const std::string& text) {
+  std::string line = text;
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
+  return line;
+}
+
+std::string cell_text(const Cell& cell, Unit unit, const Scale& scale) {
+  if (const auto* flag = std::get_if<bool>(&cell)) return *flag ? "yes" : "no";
+  if (const auto* text = std::get_if<std::string>(&cell)) return one_line(*text);
+  if (const auto* json = std::get_if<JsonText>(&cell)) return one_line(json->text);
+  if (!is_number(cell)) return "-";
+  if (unit == Unit::kNone && std::holds_alternative<int64_t>(cell)) {
+    return std::to_string(std::get<int64_t>(cell));
+  }
+  return real_text(number(cell), unit, scale);
+}
+
+void append_json_cell(std::string* out, const Cell& cell) {
+  if (const auto* flag = std::get_if<bool>(&cell)) {
+    *out += *flag ? "true" : "false";
+  } else if (const auto* text = std::get_if<std::string>(&cell)) {
+    append_json_string(out, *text);
+  } else if (const auto* json = std::get_if<JsonText>(&cell)) {
+    *out += json->text.empty() ? "null" : json->text;
+  } else if (const auto* integer = std::get_if<int64_t>(&cell)) {
+    *out += std::to_string(*integer);
+  } else if (const auto* real = std::get_if<double>(&cell)) {
+    append_json_number(out, *real);
+  } else {
+    *out += "null";
+  }
+}
+
+// RFC 4180: quotes only where they are needed.
+std::string csv_cell(const Cell& cell) {
+  std::string text;
+  if (const auto* given = std::get_if<std::string>(&cell)) {
+    text = *given;
+  } else if (const auto* json = std::get_if<JsonText>(&cell)) {
+    text = json->text;
+  } else if (!std::holds_alternative<std::monostate>(cell)) {
+    append_json_cell(&text, cell);
+    if (text == "null") text.clear();
+  }
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + '"';
+}
+
+// Columns on a screen: code points, not bytes.
+size_t display_width(const std::string& text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+}  // namespace
+
+Result<TableFormat> table_format_from_string(std::string_view name) {
+  if (name == "table") return TableFormat::kTable;
+  if (name == "json") return TableFormat::kJson;
+  if (name == "jsonl") return TableFormat::kJsonLines;
+  if (name == "csv") return TableFormat::kCsv;
+  return invalid_argument("format = \"" + std::string(name) +
+                          "\": must be table, json, jsonl or csv");
+}
+
+Cell known_if_positive(double value) { return value > 0 ? Cell(value) : Cell(); }
+
+void Table::add(std::vector<Cell> row) {
+  assert(row.size() == columns_.size());
+  rows_.push_back(std::move(row));
+}
+
+void Table::fact(std::string key, std::string title, Cell value, Unit unit) {
+  facts_.push_back({Column{std::move(key), std::move(title), unit}, std::move(value)});
+}
+
+void Table::append_object(std::string* out, const std::vector<Cell>& row) const {
+  *out += '{';
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    if (i > 0) *out += ',';
+    append_json_string(out, columns_[i].key);
+    *out += ':';
+    append_json_cell(out, row[i]);
+  }
+  *out += '}';
+}
+
+std::vector<std::vector<std::string>> Table::text_cells(bool wide,
+                                                        std::vector<bool>* numeric) const {
+  std::vector<std::vector<std::string>> lines(rows_.size() + 1);
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    const Column& column = columns_[i];
+    if (column.wide && !wide) continue;
+    double largest = 0;
+    bool any_number = false;
+    for (const auto& row : rows_) {
+      if (!is_number(row[i])) continue;
+      any_number = true;
+      if (std::isfinite(number(row[i]))) largest = std::max(largest, std::fabs(number(row[i])));
+    }
+    const Scale scale = scale_for(column.unit, largest);
+    lines[0].push_back(*scale.name ? column.title + " " + scale.name : column.title);
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      lines[r + 1].push_back(cell_text(rows_[r][i], column.unit, scale));
+    }
+    numeric->push_back(any_number || column.unit != Unit::kNone);
+  }
+  return lines;
+}
+
+std::string Table::render_table(const Style& style) const {
+  std::string out;
+  size_t title_width = 0;
+  for (const Fact& fact : facts_) {
+    title_width = std::max(title_width, display_width(fact.column.title));
+  }
+  for (const Fact& fact : facts_) {
+    out += fact.column.title + ":";
+    out.append(title_width - display_width(fact.column.title) + 1, ' ');
+    out += one_line(format_value(fact.value, fact.column.unit)) + "\n";
+  }
+  if (columns_.empty() || rows_.empty()) return out;
+  if (!facts_.empty()) out += "\n";
+
+  std::vector<bool> numeric;
+  const auto lines = text_cells(style.wide, &numeric);
+  std::vector<size_t> widths(numeric.size(), 0);
+  for (const auto& line : lines) {
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], display_width(line[i]));
+  }
+  for (size_t r = 0; r < lines.size(); ++r) {
+    if (r == 0 && style.bold_headings) out += "\033[1m";
+    for (size_t i = 0; i < lines[r].size(); ++i) {
+      if (i > 0) out += "  ";
+      const size_t padding = widths[i] - display_width(lines[r][i]);
+      if (numeric[i]) out.append(padding, ' ');
+      out += lines[r][i];
+      if (!numeric[i] && i + 1 < lines[r].size()) out.append(padding, ' ');
+    }
+    if (r == 0 && style.bold_headings) out += "\033[0m";
+    out += '\n';
+  }
+  return out;
+}
+
+std::string Table::render_csv() const {
+  std::string out;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    out += (i > 0 ? "," : "") + csv_cell(columns_[i].key);
+  }
+  out += "\n";
+  for (const auto& row : rows_) {
+    for (size_t i = 0; i < row.size(); ++i) out += (i > 0 ? "," : "") + csv_cell(row[i]);
+    out += "\n";
+  }
+  return out;
+}
+
+std::string Table::render(const Style& style, std::string_view command) const {
+  std::string out;
+  switch (style.format) {
+    case TableFormat::kTable:
+      return render_table(style);
+    case TableFormat::kCsv:
+      return render_csv();
+    case TableFormat::kJsonLines:
+      for (const auto& row : rows_) {
+        append_object(&out, row);
+        out += '\n';
+      }
+      return out;
+    case TableFormat::kJson:
+      break;
+  }
+  out = "{\"schema\":1,\"command\":";
+  append_json_string(&out, command);
+  for (const Fact& fact : facts_) {
+    out += ',';
+    append_json_string(&out, fact.column.key);
+    out += ':';
+    append_json_cell(&out, fact.value);
+  }
+  if (!columns_.empty()) {
+    out += ",\"rows\":[";
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      if (r > 0) out += ',';
+      append_object(&out, rows_[r]);
+    }
+    out += ']';
+  }
+  return out + "}\n";
+}
+
+std::string Table::markdown() const {
+  std::vector<bool> numeric;
+  const auto lines = text_cells(/*wide=*/true, &numeric);
+  std::string out;
+  for (size_t r = 0; r < lines.size(); ++r) {
+    out += '|';
+    for (const std::string& cell : lines[r]) out += " " + cell + " |";
+    out += '\n';
+    if (r > 0) continue;
+    out += '|';
+    for (const bool right : numeric) out += right ? "--:|" : "---|";
+    out += '\n';
+  }
+  return out;
+}
+
+std::string format_value(const Cell& value, Unit unit) {
+  const Scale scale = scale_for(
+      unit, is_number(value) && std::isfinite(number(value)) ? std::fabs(number(value)) : 0);
+  const std::string text = cell_text(value, unit, scale);
+  return *scale.name && is_number(value) && text != "-" ? text + " " + scale.name : text;
+}
+
+std::string format_clock(double seconds) {
+  const auto total = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
+  char buffer[48];
+  const auto hours = static_cast<long long>(total / 3600);
+  const int minutes = static_cast<int>(total / 60 % 60), rest = static_cast<int>(total % 60);
+  if (hours > 0) {
+    std::snprintf(buffer, sizeof buffer, "%lld:%02d:%02d", hours, minutes, rest);
+  } else {
+    std::snprintf(buffer, sizeof buffer, "%d:%02d", minutes, rest);
+  }
+  return buffer;
+}
+
+}  // namespace moejit::internal
