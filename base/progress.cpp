@@ -46,7 +46,9 @@ Progress::Progress(ProgressMode mode, int fd, Clock clock, int width)
   last_ = clock_();  // a plain line comes after the first period: short jobs stay silent
 }
 
-Progress::~Progress() { clear(); }
+Progress::~Progress() {
+  clear();
+}
 
 void Progress::write(const std::string& text) {
   size_t done = 0;

@@ -158,7 +158,9 @@ Result<TableFormat> table_format_from_string(std::string_view name) {
                           "\": must be table, json, jsonl or csv");
 }
 
-Cell known_if_positive(double value) { return value > 0 ? Cell(value) : Cell(); }
+Cell known_if_positive(double value) {
+  return value > 0 ? Cell(value) : Cell();
+}
 
 void Table::add(std::vector<Cell> row) {
   assert(row.size() == columns_.size());
@@ -221,7 +223,8 @@ std::string Table::render_table(const Style& style) const {
   const auto lines = text_cells(style.wide, &numeric);
   std::vector<size_t> widths(numeric.size(), 0);
   for (const auto& line : lines) {
-    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], display_width(line[i]));
+    for (size_t i = 0; i < line.size(); ++i)
+      widths[i] = std::max(widths[i], display_width(line[i]));
   }
   for (size_t r = 0; r < lines.size(); ++r) {
     if (r == 0 && style.bold_headings) out += "\033[1m";

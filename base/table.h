@@ -21,12 +21,12 @@ enum class Unit : int32_t {
   kNone = 0,    // text, integers, booleans
   kNumber = 1,  // a plain real number, 4 significant digits
   kSeconds = 2,
-  kBytes = 3,        // B, KiB, MiB, GiB
-  kBytesPerS = 4,    // GB/s
-  kFlopsPerS = 5,    // GFLOP/s
-  kShare = 6,        // a ratio shown as percent
-  kRatio = 7,        // "1.31x"
-  kScientific = 8,   // "1.2e-03"
+  kBytes = 3,       // B, KiB, MiB, GiB
+  kBytesPerS = 4,   // GB/s
+  kFlopsPerS = 5,   // GFLOP/s
+  kShare = 6,       // a ratio shown as percent
+  kRatio = 7,       // "1.31x"
+  kScientific = 8,  // "1.2e-03"
 };
 
 // A valid JSON text: a member as it is in JSON, plain text elsewhere.
