@@ -19,7 +19,7 @@ using Stream = void*;  // CUstream, hipStream_t; null on the CPU
 
 // Compiled code, ready to be stored and loaded again in another process on the same arch.
 struct Binary {
-  std::string format;    // "elf-so" (CPU), "cubin", "hsaco"
+  std::string format;  // "elf-so" (CPU), "cubin", "hsaco"
   std::string arch;
   std::string compiler;  // name, version and digest of the compiler library
   std::vector<uint8_t> bytes;
@@ -40,8 +40,8 @@ class Module {
 };
 
 struct DeviceInfo {
-  std::string name;      // "cpu", "cuda:0", "sim:sm_90a"
-  std::string product;   // for people only; drives nothing
+  std::string name;     // "cpu", "cuda:0", "sim:sm_90a"
+  std::string product;  // for people only; drives nothing
   Target target;
   std::string identity;  // canonical JSON of the silicon facts and the driver; key of measurements
   std::string driver;    // part of identity, "" on the CPU
@@ -89,7 +89,8 @@ class Backend {
   virtual const char* name() const = 0;  // "cpu"
   // Devices present now; where none, `why_none` is a sentence ("libcuda.so.1 not found").
   virtual std::vector<DeviceListing> devices(std::string* why_none) const = 0;
-  // `spec` is what follows the colon ("0", "sm_90a"), maybe empty. The device lives for the process.
+  // `spec` is what follows the colon ("0", "sm_90a"), maybe empty. The device lives for the
+  // process.
   virtual Result<const Device*> open(const std::string& spec) const = 0;
   // Facts for `moejit doctor`: (what, value) pairs, e.g. compiler library, path, version.
   virtual std::vector<std::pair<std::string, std::string>> facts() const = 0;

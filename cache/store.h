@@ -27,12 +27,12 @@ struct ArtifactKey {
 };
 
 struct StoredBinary {
-  std::string backend;      // "cpu"
+  std::string backend;  // "cpu"
   std::string arch;
-  std::string format;       // as Binary::format
+  std::string format;  // as Binary::format
   std::string toolchain;
-  std::string schedule;     // canonical JSON, for people
-  std::string config;       // canonical JSON, for people
+  std::string schedule;  // canonical JSON, for people
+  std::string config;    // canonical JSON, for people
   std::string compiler_log;
   int32_t registers = -1, spill_bytes = -1, shared_bytes = -1;
   double compile_ms = 0;
@@ -41,7 +41,7 @@ struct StoredBinary {
 
 // Identity of a measurement, canonical JSON each; hashed by the store.
 struct MeasurementKey {
-  std::string problem;      // the config, tokens not included
+  std::string problem;  // the config, tokens not included
   int64_t tokens = 0;
   std::string environment;  // DeviceInfo::identity
   std::string policy;       // routing, cold or warm, protocol version
@@ -49,12 +49,12 @@ struct MeasurementKey {
 
 struct Measurement {
   MeasurementKey key;
-  std::string session;      // uuid of the tuning run
+  std::string session;  // uuid of the tuning run
   std::string schedule;
-  Digest source{};          // of the artifact that ran
+  Digest source{};  // of the artifact that ran
   std::string toolchain;
-  std::string stage;        // "screen" | "final"
-  std::string status;       // "ok" | "compile_error" | "wrong" | "fault" | "timeout" | "spill"
+  std::string stage;   // "screen" | "final"
+  std::string status;  // "ok" | "compile_error" | "wrong" | "fault" | "timeout" | "spill"
   double median_s = 0, p20_s = 0, p80_s = 0;
   int32_t samples = 0;
   double predicted_s = 0, floor_s = 0, error = 0;
@@ -63,28 +63,28 @@ struct Measurement {
 
 struct Selection {
   MeasurementKey key;
-  std::string generator;    // digest of generator and templates that gives `schedule` its meaning
+  std::string generator;  // digest of generator and templates that gives `schedule` its meaning
   std::string schedule;
   Digest source{};
   std::string toolchain;
-  std::string how;          // "pinned" | "tuned" | "imported"
+  std::string how;  // "pinned" | "tuned" | "imported"
   double median_s = 0, predicted_s = 0, floor_s = 0, error = 0;
   double versus_default = 0;  // default's time / this time
   int32_t candidates = 0;
   std::string note;
-  int64_t decided_at = 0;   // Unix seconds, set by the store
+  int64_t decided_at = 0;  // Unix seconds, set by the store
 };
 
 // Measured rates of a device, kept with its environment.
 struct EnvironmentLimits {
-  std::string json;         // the tuner's own format
+  std::string json;  // the tuner's own format
   int64_t measured_at = 0;
 };
 
 enum class StoreMode : int32_t { kReadWrite = 0, kReadOnly = 1, kMemory = 2 };
 
 struct StoreOptions {
-  std::string directory;               // where moejit-v1.db, its locks and nothing else live
+  std::string directory;  // where moejit-v1.db, its locks and nothing else live
   StoreMode mode = StoreMode::kReadWrite;
   std::vector<std::string> read_only;  // further databases, asked in order after the user's own
   int64_t max_bytes = int64_t{2} << 30;
@@ -94,8 +94,9 @@ class Store {
  public:
   virtual ~Store() = default;
 
-  // Never fails: where the directory cannot be used (read-only, full, corrupt, foreign owner, network file
-  // system) the store says so once through the log, degrades (read-only, then memory) and goes on.
+  // Never fails: where the directory cannot be used (read-only, full, corrupt, foreign owner,
+  // network file system) the store says so once through the log, degrades (read-only, then memory)
+  // and goes on.
   static std::shared_ptr<Store> open(const StoreOptions& options);
 
   // Why the store is not a plain read-write one, or "".
@@ -104,8 +105,8 @@ class Store {
 
   // A hit has passed its SHA-256.
   virtual std::optional<StoredBinary> find_binary(const ArtifactKey& key) = 0;
-  // Finds, or compiles once across threads and processes and keeps the result. `compile` runs with no
-  // database transaction open. Its failure is returned to every thread that waits for the key.
+  // Finds, or compiles once across threads and processes and keeps the result. `compile` runs with
+  // no database transaction open. Its failure is returned to every thread that waits for the key.
   virtual Result<StoredBinary> find_or_compile(
       const ArtifactKey& key, const std::function<Result<StoredBinary>()>& compile) = 0;
 
@@ -124,7 +125,8 @@ class Store {
   virtual std::optional<EnvironmentLimits> limits(const std::string& environment) = 0;
   virtual void set_limits(const std::string& environment, const EnvironmentLimits& limits) = 0;
 
-  // Counters since open: "hit_memory", "hit_user", "hit_read_only", "compile", "bad_hash", "db_fail", "wait_ms".
+  // Counters since open: "hit_memory", "hit_user", "hit_read_only", "compile", "bad_hash",
+  // "db_fail", "wait_ms".
   virtual std::vector<std::pair<std::string, int64_t>> counters() const = 0;
 };
 

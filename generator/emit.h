@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "generator/kernel_source.h"
-#include "moejit/config.h"
 #include "generator/schedule.h"
+#include "moejit/config.h"
 
 namespace moejit::internal {
 

@@ -17,15 +17,16 @@ namespace moejit::internal {
 using RowCounts = std::vector<int64_t>;
 
 // What a schedule must do for one routing, counted, not timed. The tuner turns counts into time
-// with the device's measured rates: each phase takes max(bytes/bw, flops/rate) / efficiency, phases add up.
+// with the device's measured rates: each phase takes max(bytes/bw, flops/rate) / efficiency, phases
+// add up.
 struct PhaseWork {
-  std::string name;          // "gate_up"
-  double bytes = 0;          // that must come from or go to DRAM
-  double cache_bytes = 0;    // further traffic served by the last-level cache or L2
-  double dot_flops = 0;      // on the dtype's fastest unit (bf16 dot, tensor core), padding included
-  double vector_flops = 0;   // on plain vector units
-  double parallel = 1;       // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
-  int32_t launches = 0;      // launches or barriers
+  std::string name;         // "gate_up"
+  double bytes = 0;         // that must come from or go to DRAM
+  double cache_bytes = 0;   // further traffic served by the last-level cache or L2
+  double dot_flops = 0;     // on the dtype's fastest unit (bf16 dot, tensor core), padding included
+  double vector_flops = 0;  // on plain vector units
+  double parallel = 1;   // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
+  int32_t launches = 0;  // launches or barriers
 };
 
 struct Param {
@@ -43,11 +44,13 @@ class Family {
   virtual std::vector<Param> params() const = 0;
 
   // Why this family cannot compute `config` on `target`, or nothing.
-  virtual std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const = 0;
+  virtual std::optional<std::string> why_not(const MoeConfig& config,
+                                             const Target& target) const = 0;
   // Why `schedule` is illegal there (a sentence naming parameter, value and rule), or nothing.
   virtual std::optional<std::string> why_not(const MoeConfig& config, const Target& target,
                                              const Schedule& schedule) const = 0;
-  // A legal schedule that is reasonable for T = tokens; exists whenever why_not(config, target) is empty.
+  // A legal schedule that is reasonable for T = tokens; exists whenever why_not(config, target) is
+  // empty.
   virtual Schedule default_schedule(const MoeConfig& config, const Target& target,
                                     int64_t tokens) const = 0;
   virtual std::vector<PhaseWork> work(const MoeConfig& config, const Target& target,

@@ -8,14 +8,16 @@
 namespace moejit::internal {
 namespace {
 
-// Include paths are relative to templates/ or to the including file's folder; the editor needs the latter.
+// Include paths are relative to templates/ or to the including file's folder; the editor needs the
+// latter.
 std::string resolve(std::string_view from, std::string_view include) {
   const auto exists = [](const std::string& path) {
     return embedded_file("templates/" + path).data() != nullptr;
   };
   std::string direct(include);
   if (exists(direct)) return direct;
-  std::string folder(from.substr(0, from.rfind('/') == std::string_view::npos ? 0 : from.rfind('/')));
+  std::string folder(
+      from.substr(0, from.rfind('/') == std::string_view::npos ? 0 : from.rfind('/')));
   while (direct.rfind("../", 0) == 0) {
     direct = direct.substr(3);
     const size_t slash = folder.rfind('/');
@@ -51,7 +53,9 @@ void expand(std::string_view path, std::set<std::string>* done, std::string* out
 
 }  // namespace
 
-std::string expand_template(std::string_view path) { return expand_templates({path}); }
+std::string expand_template(std::string_view path) {
+  return expand_templates({path});
+}
 
 std::string expand_templates(std::initializer_list<std::string_view> paths) {
   std::string out;

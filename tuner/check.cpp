@@ -15,12 +15,18 @@ double activate(const MoeConfig& config, double g, double u) {
   const double limit = config.swiglu_limit;
   double a = 0;
   switch (config.activation) {
-    case Activation::kSilu: a = g * sigmoid(g); break;
-    case Activation::kGelu: a = 0.5 * g * (1 + std::erf(g / std::sqrt(2.0))); break;
+    case Activation::kSilu:
+      a = g * sigmoid(g);
+      break;
+    case Activation::kGelu:
+      a = 0.5 * g * (1 + std::erf(g / std::sqrt(2.0)));
+      break;
     case Activation::kGeluTanh:
       a = 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
       break;
-    case Activation::kRelu2: a = g > 0 ? g * g : 0; break;
+    case Activation::kRelu2:
+      a = g > 0 ? g * g : 0;
+      break;
     case Activation::kSwigluOai:
       g = std::min(g, limit);
       return g * sigmoid(config.swiglu_alpha * g) * (std::clamp(u, -limit, limit) + 1);
@@ -46,11 +52,13 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
   const auto product = [&](int64_t row) {
     double sum = 0;
     if (config.transposed) {
-      for (int64_t k = 0; k < h_size; ++k) sum += x[static_cast<size_t>(k)] * w.w13().at(e * h_size + k, row);
+      for (int64_t k = 0; k < h_size; ++k)
+        sum += x[static_cast<size_t>(k)] * w.w13().at(e * h_size + k, row);
     } else {
       const PatternTensor& t = w.w13();
       const int64_t offset = t.offset(e * config.w13_rows() + row);
-      for (int64_t k = 0; k < h_size; ++k) sum += x[static_cast<size_t>(k)] * t.pattern->value(offset + k);
+      for (int64_t k = 0; k < h_size; ++k)
+        sum += x[static_cast<size_t>(k)] * t.pattern->value(offset + k);
     }
     sum *= input_weight;
     return config.bias ? sum + w.b13().at(e, row) : sum;
@@ -66,7 +74,8 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
     } else {
       const PatternTensor& t = w.w2();
       const int64_t offset = t.offset(e * h_size + n);
-      for (int64_t i = 0; i < i_size; ++i) sum += h[static_cast<size_t>(i)] * t.pattern->value(offset + i);
+      for (int64_t i = 0; i < i_size; ++i)
+        sum += h[static_cast<size_t>(i)] * t.pattern->value(offset + i);
     }
     if (config.bias) sum += w.b2().at(e, n);
     out[n] += output_weight * sum;
@@ -93,7 +102,8 @@ Expected expected_rows(const Workload& load, int routing, double max_operations)
   if (tokens == 0) return expected;
   const double per_token = static_cast<double>(config.hidden_size) * config.intermediate_size *
                            (config.gated ? 3 : 2) * (config.top_k + config.num_shared_experts);
-  const int64_t count = std::clamp<int64_t>(static_cast<int64_t>(max_operations / per_token), 1, tokens);
+  const int64_t count =
+      std::clamp<int64_t>(static_cast<int64_t>(max_operations / per_token), 1, tokens);
   for (int64_t i = 0; i < count; ++i) expected.tokens.push_back(i * tokens / count);
   const int64_t h = config.hidden_size;
   expected.rows.assign(static_cast<size_t>(count * h), 0.0);
@@ -106,7 +116,8 @@ Expected expected_rows(const Workload& load, int routing, double max_operations)
       if (r.ids[slot] < 0 || r.ids[slot] >= config.num_experts) continue;
       add_expert(load, t, r.ids[slot], r.weights[slot], out);
     }
-    for (int s = 0; s < config.num_shared_experts; ++s) add_expert(load, t, config.num_experts + s, 1.0, out);
+    for (int s = 0; s < config.num_shared_experts; ++s)
+      add_expert(load, t, config.num_experts + s, 1.0, out);
   }
   return expected;
 }
@@ -114,9 +125,12 @@ Expected expected_rows(const Workload& load, int routing, double max_operations)
 double tolerance(DType dtype) {
   // Rounding of h and out to the dtype dominates; observed errors are near a third of these.
   switch (dtype) {
-    case DType::kBF16: return 5e-3;
-    case DType::kF16: return 1e-3;
-    case DType::kF32: break;
+    case DType::kBF16:
+      return 5e-3;
+    case DType::kF16:
+      return 1e-3;
+    case DType::kF32:
+      break;
   }
   return 1e-5;
 }
@@ -128,10 +142,12 @@ Result<CheckResult> check_module(const Device& device, const Module& module, con
   const int64_t h = load.weights().config().hidden_size;
   const size_t bytes = static_cast<size_t>(load.out_bytes());
   // 0xFF bytes are a NaN in each of the dtypes.
-  std::vector<uint8_t> poison(std::max<size_t>(bytes, static_cast<size_t>(load.workspace_bytes())), 0xFF);
+  std::vector<uint8_t> poison(std::max<size_t>(bytes, static_cast<size_t>(load.workspace_bytes())),
+                              0xFF);
   std::vector<uint8_t> first(bytes), second(bytes);
   for (std::vector<uint8_t>* out : {&first, &second}) {
-    MOEJIT_RETURN_IF_ERROR(device.copy_in(load.workspace(), poison.data(), static_cast<size_t>(load.workspace_bytes())));
+    MOEJIT_RETURN_IF_ERROR(device.copy_in(load.workspace(), poison.data(),
+                                          static_cast<size_t>(load.workspace_bytes())));
     if (bytes > 0) MOEJIT_RETURN_IF_ERROR(device.copy_in(load.out(), poison.data(), bytes));
     MOEJIT_RETURN_IF_ERROR(module.launch(load.args(routing), nullptr));
     MOEJIT_RETURN_IF_ERROR(device.synchronize());
@@ -140,7 +156,8 @@ Result<CheckResult> check_module(const Device& device, const Module& module, con
   for (int64_t i = 0; i < load.tokens() * h; ++i) {
     if (!std::isfinite(read_element(dtype, first.data(), i))) {
       result.error = std::numeric_limits<double>::infinity();
-      result.problem = "out[" + std::to_string(i / h) + "," + std::to_string(i % h) + "] is not finite";
+      result.problem =
+          "out[" + std::to_string(i / h) + "," + std::to_string(i % h) + "] is not finite";
       return result;
     }
   }
@@ -156,7 +173,8 @@ Result<CheckResult> check_module(const Device& device, const Module& module, con
   result.error = norm > 0 ? std::sqrt(diff / norm) : std::sqrt(diff);
   if (result.error > tolerance(dtype)) {
     char text[96];
-    std::snprintf(text, sizeof text, "relative error %.3g is above %.3g", result.error, tolerance(dtype));
+    std::snprintf(text, sizeof text, "relative error %.3g is above %.3g", result.error,
+                  tolerance(dtype));
     result.problem = text;
   } else if (first != second) {
     result.problem = "two runs on the same inputs gave different bits";

@@ -20,7 +20,7 @@ Expected expected_rows(const Workload& load, int routing, double max_operations)
 double tolerance(DType dtype);
 
 struct CheckResult {
-  double error = 0;   // relative Frobenius error over the expected rows; infinite where not finite
+  double error = 0;  // relative Frobenius error over the expected rows; infinite where not finite
   std::string problem;  // "" when within tolerance and every element was written
 };
 // Poisons out and workspace with NaN, launches routing `routing`, compares, and runs once more to

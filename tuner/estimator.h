@@ -1,6 +1,7 @@
-// Statistics of timings. Observations behind the choice of the median: noise on a shared machine only adds time,
-// arrives in bursts longer than a sample, and the minimum is unreliable where clocks boost; a
-// median over samples that are interleaved between candidates suffers least from all three.
+// Statistics of timings. Observations behind the choice of the median: noise on a shared machine
+// only adds time, arrives in bursts longer than a sample, and the minimum is unreliable where
+// clocks boost; a median over samples that are interleaved between candidates suffers least from
+// all three.
 #pragma once
 
 #include <vector>

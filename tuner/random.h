@@ -1,5 +1,5 @@
-// A small reproducible generator (SplitMix64, Steele et al. 2014): the same draws on every platform,
-// which std::normal_distribution does not promise.
+// A small reproducible generator (SplitMix64, Steele et al. 2014): the same draws on every
+// platform, which std::normal_distribution does not promise.
 #pragma once
 
 #include <cmath>

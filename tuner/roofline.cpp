@@ -11,8 +11,8 @@ double predict_seconds(const std::vector<PhaseWork>& work, const DeviceLimits& l
   for (const PhaseWork& phase : work) {
     const double memory = phase.bytes / limits.read_bytes_per_s +
                           phase.cache_bytes / (kCacheSpeedup * limits.read_bytes_per_s);
-    const double arithmetic = phase.dot_flops / limits.dot_flops_per_s +
-                              phase.vector_flops / limits.vector_flops_per_s;
+    const double arithmetic =
+        phase.dot_flops / limits.dot_flops_per_s + phase.vector_flops / limits.vector_flops_per_s;
     total += std::max(memory, arithmetic) / std::max(phase.parallel, 1e-3) +
              phase.launches * limits.launch_s;
   }
@@ -23,22 +23,46 @@ double floor_seconds(const Floor& floor, const DeviceLimits& limits) {
   return std::max(floor.bytes / limits.read_bytes_per_s, floor.flops / limits.dot_flops_per_s);
 }
 
+double predict_seconds(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                       const DeviceLimits& limits, const std::vector<RowCounts>& routings) {
+  const Family* family = find_family(schedule.family);
+  double sum = 0;
+  for (const RowCounts& rows : routings) {
+    sum += predict_seconds(family->work(config, target, schedule, rows), limits);
+  }
+  return routings.empty() ? 0 : sum / static_cast<double>(routings.size());
+}
+
 std::vector<RankedSchedule> rank_schedules(const MoeConfig& config, const Target& target,
-                                           const DeviceLimits& limits, const RowCounts& rows) {
+                                           const DeviceLimits& limits,
+                                           const std::vector<RowCounts>& routings) {
   std::vector<std::pair<RankedSchedule, std::string>> ranked;
   for (Schedule& schedule : legal_schedules(config, target)) {
-    const Family* family = find_family(schedule.family);
-    const double seconds = predict_seconds(family->work(config, target, schedule, rows), limits);
+    const double seconds = predict_seconds(config, target, schedule, limits, routings);
     std::string text = schedule.to_json();
     ranked.push_back({{std::move(schedule), seconds}, std::move(text)});
   }
   std::sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) {
-    if (a.first.predicted_s != b.first.predicted_s) return a.first.predicted_s < b.first.predicted_s;
+    if (a.first.predicted_s != b.first.predicted_s)
+      return a.first.predicted_s < b.first.predicted_s;
     return a.second < b.second;
   });
   std::vector<RankedSchedule> result;
   for (auto& entry : ranked) result.push_back(std::move(entry.first));
   return result;
+}
+
+MeanFloor mean_floor(const MoeConfig& config, const DeviceLimits& limits,
+                     const std::vector<RowCounts>& routings, int64_t tokens) {
+  MeanFloor mean;
+  for (const RowCounts& rows : routings) {
+    const Floor floor = layer_floor(config, rows, tokens);
+    const double share = 1.0 / static_cast<double>(routings.size());
+    mean.seconds += share * floor_seconds(floor, limits);
+    mean.bytes += share * floor.bytes;
+    mean.flops += share * floor.flops;
+  }
+  return mean;
 }
 
 }  // namespace moejit::internal

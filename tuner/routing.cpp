@@ -75,10 +75,12 @@ Result<RoutingSpec> RoutingSpec::parse(const std::string& text) {
     const char* begin = text.c_str() + 5;
     const char* end = text.c_str() + text.size();
     const auto parsed = std::from_chars(begin, end, spec.exponent);
-    if (parsed.ec == std::errc() && parsed.ptr == end && spec.exponent >= 0 && spec.exponent <= 10) {
+    if (parsed.ec == std::errc() && parsed.ptr == end && spec.exponent >= 0 &&
+        spec.exponent <= 10) {
       return spec;
     }
-    return invalid_argument("routing = \"" + text + "\": the exponent of zipf must be a number from 0 to 10");
+    return invalid_argument("routing = \"" + text +
+                            "\": the exponent of zipf must be a number from 0 to 10");
   }
   if (text.rfind("trace:", 0) == 0) {
     spec.kind = Kind::kTrace;
@@ -89,7 +91,8 @@ Result<RoutingSpec> RoutingSpec::parse(const std::string& text) {
     spec.name = "trace:" + to_hex(digest.data(), 8);
     return spec;
   }
-  return invalid_argument("routing = \"" + text + "\": must be uniform, zipf:S, trace:FILE, one or skip");
+  return invalid_argument("routing = \"" + text +
+                          "\": must be uniform, zipf:S, trace:FILE, one or skip");
 }
 
 Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t tokens,

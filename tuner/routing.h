@@ -23,13 +23,14 @@ struct RoutingSpec {
 };
 
 struct Routing {
-  std::vector<int32_t> ids;     // [T,K], distinct within a token
-  std::vector<float> weights;   // [T,K], positive, summing to 1 per token
-  RowCounts rows;               // [total_experts]
+  std::vector<int32_t> ids;    // [T,K], distinct within a token
+  std::vector<float> weights;  // [T,K], positive, summing to 1 per token
+  RowCounts rows;              // [total_experts]
 };
 
 // Deterministic in (spec, config, tokens, seed). REQUIRES for a trace: popularity.size() == E, else
 // missing experts count as never chosen.
-Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t tokens, uint64_t seed);
+Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t tokens,
+                     uint64_t seed);
 
 }  // namespace moejit::internal

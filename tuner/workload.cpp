@@ -39,19 +39,23 @@ Pattern::Pattern(DType dtype, double scale, uint64_t seed)
 }
 
 int64_t PatternTensor::offset(int64_t row) const {
-  return static_cast<int64_t>(Random(seed ^ (static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15u)).next() %
-                              static_cast<uint64_t>(Pattern::kSize));
+  return static_cast<int64_t>(
+      Random(seed ^ (static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15u)).next() %
+      static_cast<uint64_t>(Pattern::kSize));
 }
 
 Status PatternTensor::fill(const Device& target) {
   if (cols > kWindowSlack) {
-    return {StatusCode::kUnsupported, "row of " + std::to_string(cols) + " elements: the tuner's tensors have rows of at most " + std::to_string(kWindowSlack)};
+    return {StatusCode::kUnsupported, "row of " + std::to_string(cols) +
+                                          " elements: the tuner's tensors have rows of at most " +
+                                          std::to_string(kWindowSlack)};
   }
   auto memory = target.allocate(static_cast<size_t>(std::max<int64_t>(bytes(), 256)));
   if (!memory.ok()) return memory.status();
   device = *memory;
   const int64_t row_bytes = cols * static_cast<int64_t>(pattern->element_bytes());
-  const int64_t block_rows = std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(row_bytes, 1));
+  const int64_t block_rows =
+      std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(row_bytes, 1));
   std::vector<uint8_t> staging(static_cast<size_t>(block_rows * row_bytes));
   for (int64_t row = 0; row < rows; row += block_rows) {
     const int64_t count = std::min(block_rows, rows - row);
@@ -74,14 +78,21 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
   const int64_t bytes = experts * (n * h + h * i) * size_of(config.dtype);
   const int64_t available = device.info().memory_bytes;
   if (available > 0 && static_cast<double>(bytes) > 0.9 * static_cast<double>(available)) {
-    return Status(StatusCode::kOutOfMemory, "the layer's weights take " + gib(bytes) + ", device " + device.info().name + " has " + gib(available) + ": give fewer experts or a tensor-parallel share (--tp)");
+    return Status(StatusCode::kOutOfMemory,
+                  "the layer's weights take " + gib(bytes) + ", device " + device.info().name +
+                      " has " + gib(available) +
+                      ": give fewer experts or a tensor-parallel share (--tp)");
   }
   int64_t copies = std::clamp<int64_t>((min_bytes + bytes - 1) / bytes, 1, 16);
-  const auto pattern13 = std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(h)), 13);
-  const auto pattern2 = std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(i)), 2);
+  const auto pattern13 =
+      std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(h)), 13);
+  const auto pattern2 =
+      std::make_shared<Pattern>(config.dtype, 1 / std::sqrt(static_cast<double>(i)), 2);
   for (int64_t c = 0; c < copies; ++c) {
-    PatternTensor w13{pattern13, 0x13, experts * (config.transposed ? h : n), config.transposed ? n : h, nullptr};
-    PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h), config.transposed ? h : i, nullptr};
+    PatternTensor w13{pattern13, 0x13, experts * (config.transposed ? h : n),
+                      config.transposed ? n : h, nullptr};
+    PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h),
+                     config.transposed ? h : i, nullptr};
     MOEJIT_RETURN_IF_ERROR(w13.fill(device));
     MOEJIT_RETURN_IF_ERROR(w2.fill(device));
     weights->w13_.push_back(std::move(w13));
@@ -145,7 +156,8 @@ Result<std::shared_ptr<Workload>> Workload::make(std::shared_ptr<const Weights> 
     load->topk_weights_.push_back(*values);
     load->routings_.push_back(std::move(routing));
   }
-  load->x_ = {std::make_shared<Pattern>(config.dtype, 1.0, seed ^ 0x58), seed, tokens, config.hidden_size, nullptr};
+  load->x_ = {std::make_shared<Pattern>(config.dtype, 1.0, seed ^ 0x58), seed, tokens,
+              config.hidden_size, nullptr};
   MOEJIT_RETURN_IF_ERROR(load->x_.fill(device));
   auto out = device.allocate(static_cast<size_t>(std::max<int64_t>(load->out_bytes(), 256)));
   if (!out.ok()) return out.status();
@@ -153,11 +165,10 @@ Result<std::shared_ptr<Workload>> Workload::make(std::shared_ptr<const Weights> 
   return load;
 }
 
-RowCounts Workload::mean_rows() const {
-  RowCounts mean(static_cast<size_t>(weights_->config().total_experts()), 0);
-  // One routing stands for all: a rounded mean would touch every expert, which none of them does.
-  if (!routings_.empty()) mean = routings_[0].rows;
-  return mean;
+std::vector<RowCounts> Workload::row_counts() const {
+  std::vector<RowCounts> counts;
+  for (const Routing& routing : routings_) counts.push_back(routing.rows);
+  return counts;
 }
 
 MoeArgs Workload::args(int i) const {

@@ -13,7 +13,8 @@
 namespace moejit::internal {
 
 // About a million random normal values of one dtype and scale. A tensor's row is a window into
-// it at an offset that hashes from (tensor, row): filling costs a memcpy, and no two rows of a test agree.
+// it at an offset that hashes from (tensor, row): filling costs a memcpy, and no two rows of a test
+// agree.
 class Pattern {
  public:
   Pattern(DType dtype, double scale, uint64_t seed);
@@ -77,14 +78,16 @@ class Workload {
   int64_t tokens() const { return tokens_; }
   int num_routings() const { return static_cast<int>(routings_.size()); }
   const Routing& routing(int i) const { return routings_[static_cast<size_t>(i)]; }
-  RowCounts mean_rows() const;  // of the routings, rounded; for the model
+  std::vector<RowCounts> row_counts() const;  // of every routing
   // Arguments of launch i: routing and weight copy i, modulo how many there are.
   MoeArgs args(int i) const;
   Status reserve_workspace(const Device& device, int64_t bytes);
 
   const Weights& weights() const { return *weights_; }
   const PatternTensor& x() const { return x_; }
-  int64_t out_bytes() const { return tokens_ * weights_->config().hidden_size * size_of(weights_->config().dtype); }
+  int64_t out_bytes() const {
+    return tokens_ * weights_->config().hidden_size * size_of(weights_->config().dtype);
+  }
   void* out() const { return out_.get(); }
   void* workspace() const { return workspace_.get(); }
   int64_t workspace_bytes() const { return workspace_bytes_; }

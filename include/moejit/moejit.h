@@ -43,6 +43,8 @@ struct Options {
   std::string cache_path;
   // CPU threads that launches use; 0: MOEJIT_NUM_THREADS, else every core of the affinity mask.
   int32_t num_threads = 0;
+
+  bool operator==(const Options&) const = default;
 };
 
 // Pointers are device pointers of the kernel's device (host pointers for "cpu" and "sim:*").
@@ -50,7 +52,7 @@ struct Options {
 // completes. Inputs must not overlap out or workspace.
 struct LaunchArgs {
   int64_t num_tokens = 0;
-  const void* x = nullptr;    // [T,H] dtype, 16-byte aligned, as are w13, w2, b13, b2, out
+  const void* x = nullptr;  // [T,H] dtype, 16-byte aligned, as are w13, w2, b13, b2, out
   const void* w13 = nullptr;
   const void* w2 = nullptr;
   const void* b13 = nullptr;  // required exactly when config.bias
@@ -73,7 +75,7 @@ struct RoutedLaunchArgs {
   const void* w2 = nullptr;
   const void* b13 = nullptr;
   const void* b2 = nullptr;
-  const void* router_logits = nullptr;     // [T,E]
+  const void* router_logits = nullptr;  // [T,E]
   DType logits_dtype = DType::kF32;
   const float* correction_bias = nullptr;  // [E], required exactly when router.correction_bias
   int32_t* topk_ids = nullptr;             // [T,K] written when not null
@@ -88,13 +90,13 @@ enum class Source : int32_t { kExact = 0, kNearest = 1, kModel = 2 };
 const char* to_string(Source value);  // "exact", "nearest", "model"
 
 struct BucketInfo {
-  int64_t tokens = 0;           // the bucket's token count; it serves counts up to the next bucket
+  int64_t tokens = 0;  // the bucket's token count; it serves counts up to the next bucket
   Source source = Source::kModel;
-  std::string schedule;         // canonical JSON
-  double measured_s = 0;        // 0 where never measured on this device
+  std::string schedule;   // canonical JSON
+  double measured_s = 0;  // 0 where never measured on this device
   double predicted_s = 0;
-  double floor_s = 0;           // max(bytes / read bandwidth, operations / rate) for uniform routing
-  std::string reason;           // one sentence
+  double floor_s = 0;  // max(bytes / read bandwidth, operations / rate) for uniform routing
+  std::string reason;  // one sentence
 };
 
 // A handle to compiled code for one layer on one device. Cheap to copy; all methods are const and

@@ -13,16 +13,16 @@ inline namespace v1 {
 // Values are part of the C ABI: append only, never renumber.
 enum class StatusCode : int32_t {
   kOk = 0,
-  kInvalidArgument = 1,    // the caller's value breaks a documented rule
-  kNotFound = 2,           // a name, file, key or device that does not exist
-  kUnsupported = 3,        // valid, but this build or this device cannot do it
-  kUnavailable = 4,        // a compiler, driver or device that is missing on this machine
-  kNotReady = 5,           // would have to compile or load where that is forbidden
-  kCompileError = 6,       // the compiler refused generated source; log() has its words
-  kDeviceError = 7,        // the driver or device reported a failure
+  kInvalidArgument = 1,  // the caller's value breaks a documented rule
+  kNotFound = 2,         // a name, file, key or device that does not exist
+  kUnsupported = 3,      // valid, but this build or this device cannot do it
+  kUnavailable = 4,      // a compiler, driver or device that is missing on this machine
+  kNotReady = 5,         // would have to compile or load where that is forbidden
+  kCompileError = 6,     // the compiler refused generated source; log() has its words
+  kDeviceError = 7,      // the driver or device reported a failure
   kOutOfMemory = 8,
-  kIoError = 9,            // a file could not be read or written
-  kDataError = 10,         // malformed JSON, safetensors or cache content
+  kIoError = 9,     // a file could not be read or written
+  kDataError = 10,  // malformed JSON, safetensors or cache content
   kVerificationFailed = 11,
   kCancelled = 12,
   kInternal = 13,
@@ -62,16 +62,25 @@ inline Status invalid_argument(std::string message) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                           // NOLINT: implicit
+  Result(T value) : value_(std::move(value)) {}                                  // NOLINT: implicit
   Result(Status status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT
 
   bool ok() const { return status_.ok(); }
   explicit operator bool() const { return ok(); }
   const Status& status() const { return status_; }
 
-  T& value() & { assert(ok()); return *value_; }
-  const T& value() const& { assert(ok()); return *value_; }
-  T&& value() && { assert(ok()); return *std::move(value_); }
+  T& value() & {
+    assert(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    assert(ok());
+    return *value_;
+  }
+  T&& value() && {
+    assert(ok());
+    return *std::move(value_);
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
@@ -87,7 +96,7 @@ class [[nodiscard]] Result {
 }  // namespace moejit
 
 // Internal spelling of early return; not part of the API.
-#define MOEJIT_RETURN_IF_ERROR(expr)                              \
-  do {                                                            \
+#define MOEJIT_RETURN_IF_ERROR(expr)                                                           \
+  do {                                                                                         \
     if (::moejit::Status moejit_status_ = (expr); !moejit_status_.ok()) return moejit_status_; \
   } while (0)

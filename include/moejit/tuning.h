@@ -13,25 +13,32 @@ inline namespace v1 {
 
 // Measured rates of a device; every share of a limit refers to these.
 struct DeviceLimits {
-  double read_bytes_per_s = 0;  // streaming read of DRAM / HBM by all units
-  double dot_flops_per_s = 0;   // the dtype's fastest unit (vdpbf16ps, tensor cores), all units
+  double read_bytes_per_s = 0;    // streaming read of DRAM / HBM by all units
+  double dot_flops_per_s = 0;     // the dtype's fastest unit (vdpbf16ps, tensor cores), all units
   double vector_flops_per_s = 0;  // f32 multiply-add, all units
-  double launch_s = 0;          // one launch or barrier
-  bool measured = false;        // false: a guess from core count and cache sizes
+  double launch_s = 0;            // one launch or barrier
+  bool measured = false;          // false: a guess from core count and cache sizes
 };
 
-enum class TuneStage : int32_t { kProbe = 0, kPrepare = 1, kCompile = 2, kScreen = 3, kFinal = 4, kDone = 5 };
+enum class TuneStage : int32_t {
+  kProbe = 0,
+  kPrepare = 1,
+  kCompile = 2,
+  kScreen = 3,
+  kFinal = 4,
+  kDone = 5
+};
 
 struct TuneProgress {
   int64_t tokens = 0;  // bucket at work
   int32_t bucket = 0, num_buckets = 0;
   TuneStage stage = TuneStage::kProbe;
-  int32_t done = 0, total = 0;      // candidates of this bucket
+  int32_t done = 0, total = 0;  // candidates of this bucket
   int32_t failed = 0;
-  double best_s = 0;                // 0 while unknown
-  double best_share = 0;            // floor / best
+  double best_s = 0;                      // 0 while unknown
+  double best_share = 0;                  // floor / best
   double elapsed_s = 0, remaining_s = 0;  // remaining: an estimate, 0 while unknown
-  std::string schedule;             // at work
+  std::string schedule;                   // at work
 };
 
 struct TuneRequest {
@@ -46,23 +53,23 @@ struct TuneRequest {
   bool exhaustive = false;          // measure every legal schedule
   bool force = false;               // measure again what is cached
   std::string cache_path;
-  // Called often from the tuning thread; returning false stops after the current measurement, which keeps
-  // everything finished and makes the result kCancelled buckets missing. May be empty.
+  // Called often from the tuning thread; returning false stops after the current measurement, which
+  // keeps everything finished and makes the result kCancelled buckets missing. May be empty.
   std::function<bool(const TuneProgress&)> progress;
 };
 
 struct BenchRow {
   int64_t tokens = 0;
   std::string routing;
-  std::string schedule;   // canonical JSON
+  std::string schedule;  // canonical JSON
   Source source = Source::kModel;
   double median_s = 0, p20_s = 0, p80_s = 0;
   int32_t samples = 0;
   double predicted_s = 0;
-  double floor_s = 0;     // max(bytes / read rate, operations / dot rate) of this routing
+  double floor_s = 0;  // max(bytes / read rate, operations / dot rate) of this routing
   double bytes = 0, flops = 0;
-  double share = 0;       // floor_s / median_s
-  double error = 0;       // relative Frobenius error against float64 on sampled tokens
+  double share = 0;  // floor_s / median_s
+  double error = 0;  // relative Frobenius error against float64 on sampled tokens
 };
 
 struct TuneRow : BenchRow {
@@ -70,7 +77,7 @@ struct TuneRow : BenchRow {
   double versus_default = 0;  // default schedule's time / this time
   int32_t model_rank = 0;     // of the winner, 1 = the model's pick
   bool from_cache = false;
-  std::string advice;         // what it would take to do better
+  std::string advice;  // what it would take to do better
 };
 
 struct TuneReport {
@@ -114,8 +121,9 @@ struct VerifyRequest {
   MoeConfig config;
   std::string device = "auto";
   std::vector<int64_t> tokens;  // empty: 0,1,2,7,32,129
-  std::vector<std::string> routings;  // empty: uniform, zipf:1.2, one (all on one expert), skip (many sentinels)
-  bool all_schedules = false;   // every legal schedule, not only the chosen ones
+  std::vector<std::string>
+      routings;  // empty: uniform, zipf:1.2, one (all on one expert), skip (many sentinels)
+  bool all_schedules = false;  // every legal schedule, not only the chosen ones
   int32_t num_threads = 0;
   std::string cache_path;
 };
@@ -129,7 +137,7 @@ struct ExplainCandidate {
 };
 struct Explanation {
   int64_t tokens = 0;
-  std::string device, key;     // key: hex, as `moejit cache show` takes it
+  std::string device, key;  // key: hex, as `moejit cache show` takes it
   BucketInfo choice;
   DeviceLimits limits;
   std::vector<ExplainCandidate> runners_up;

@@ -1,0 +1,142 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tuner/limits.h"
+#include "tuner/roofline.h"
+
+namespace moejit::internal {
+namespace {
+
+constexpr size_t kMaxModelSchedules = 3;
+constexpr double kWorthAnotherCompile = 1.05;  // a further schedule must gain 5 % somewhere
+constexpr double kNearestWithin = 2.0;         // ratio of token counts
+
+std::string bucket_words(int64_t tokens) {
+  return std::to_string(tokens) + (tokens == 1 ? " token" : " tokens");
+}
+
+// The kept choice for `tokens`, exact or nearest in ratio; null where none is near enough.
+const Selection* nearest(const std::vector<Selection>& kept, int64_t tokens) {
+  const Selection* best = nullptr;
+  double best_ratio = kNearestWithin + 1e-9;
+  for (const Selection& s : kept) {
+    if (s.key.tokens <= 0) continue;
+    const double ratio = static_cast<double>(std::max(s.key.tokens, tokens)) /
+                         static_cast<double>(std::min(s.key.tokens, tokens));
+    if (ratio < best_ratio) {
+      best_ratio = ratio;
+      best = &s;
+    }
+  }
+  return best;
+}
+
+// The model's picks for the buckets in `open`, at most kMaxModelSchedules different ones.
+void pick_by_model(const MoeConfig& config, const Target& target, const DeviceLimits& limits,
+                   std::vector<PlannedBucket*> open) {
+  const std::vector<Schedule> space = legal_schedules(config, target);
+  std::vector<std::vector<double>> predicted(open.size(), std::vector<double>(space.size()));
+  std::vector<double> best(open.size(), INFINITY);
+  for (size_t b = 0; b < open.size(); ++b) {
+    const RowCounts rows = typical_rows(config, open[b]->tokens);
+    for (size_t s = 0; s < space.size(); ++s) {
+      predicted[b][s] = predict_seconds(
+          find_family(space[s].family)->work(config, target, space[s], rows), limits);
+      best[b] = std::min(best[b], predicted[b][s]);
+    }
+  }
+  std::vector<size_t> chosen;
+  std::vector<double> current(open.size(), INFINITY);
+  while (chosen.size() < std::min(kMaxModelSchedules, space.size())) {
+    bool enough = !chosen.empty();
+    for (size_t b = 0; b < open.size(); ++b) enough &= current[b] <= kWorthAnotherCompile * best[b];
+    if (enough) break;
+    size_t pick = 0;
+    double lowest = INFINITY;
+    for (size_t s = 0; s < space.size(); ++s) {
+      double regret = 0;
+      for (size_t b = 0; b < open.size(); ++b)
+        regret += std::log(std::min(current[b], predicted[b][s]) / best[b]);
+      if (regret < lowest - 1e-12) {
+        lowest = regret;
+        pick = s;
+      }
+    }
+    chosen.push_back(pick);
+    for (size_t b = 0; b < open.size(); ++b) current[b] = std::min(current[b], predicted[b][pick]);
+  }
+  for (size_t b = 0; b < open.size(); ++b) {
+    size_t pick = chosen[0];
+    for (size_t s : chosen) {
+      if (predicted[b][s] < predicted[b][pick]) pick = s;
+    }
+    open[b]->schedule = space[pick];
+    open[b]->info.source = Source::kModel;
+    open[b]->info.predicted_s = predicted[b][pick];
+    open[b]->info.reason =
+        std::string("no tuned choice within a factor of two: the model's pick of ") +
+        std::to_string(space.size()) + " legal schedules, from " +
+        (limits.measured ? "measured" : "guessed") + " limits";
+  }
+}
+
+}  // namespace
+
+std::vector<int64_t> default_token_ladder(int64_t max_tokens) {
+  std::vector<int64_t> ladder;
+  for (int64_t t = 1; t < max_tokens; t *= 2) ladder.push_back(t);
+  ladder.push_back(std::max<int64_t>(max_tokens, 1));
+  return ladder;
+}
+
+Result<std::vector<PlannedBucket>> plan_buckets(const MoeConfig& config, const Device& device,
+                                                Store& store, const std::vector<int64_t>& tokens) {
+  const Target& target = device.info().target;
+  const auto why_not = refusals(config, target);
+  if (why_not.size() == families().size()) {
+    std::string all;
+    for (const std::string& why : why_not) all += (all.empty() ? "" : "; ") + why;
+    return Status(StatusCode::kUnsupported, "device " + device.info().name + " (" + target.arch +
+                                                "): no kernel family can run this layer" +
+                                                (all.empty() ? "" : ": " + all));
+  }
+  const DeviceLimits limits = known_limits(device, store, config.dtype);
+  const MeasurementKey key = measurement_key(config, device, 0, kServingRouting);
+  const auto kept =
+      store.selections(key.problem, key.environment, key.policy, generator_digest(target));
+
+  std::vector<PlannedBucket> plan;
+  for (int64_t t : tokens) plan.push_back({.tokens = t, .schedule = {}, .info = {}});
+  std::vector<PlannedBucket*> open;
+  for (PlannedBucket& bucket : plan) {
+    bucket.info.tokens = bucket.tokens;
+    bucket.info.floor_s = floor_seconds(
+        layer_floor(config, typical_rows(config, bucket.tokens), bucket.tokens), limits);
+    const Selection* selection = nearest(kept, bucket.tokens);
+    if (selection != nullptr) {
+      const auto schedule = Schedule::from_json(selection->schedule);
+      const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
+      if (family != nullptr && !family->why_not(config, target, *schedule)) {
+        const bool exact = selection->key.tokens == bucket.tokens;
+        bucket.schedule = *schedule;
+        bucket.info.source = exact ? Source::kExact : Source::kNearest;
+        bucket.info.measured_s = exact ? selection->median_s : 0;
+        bucket.info.predicted_s = predict_seconds(
+            family->work(config, target, *schedule, typical_rows(config, bucket.tokens)), limits);
+        bucket.info.reason =
+            (exact ? std::string("tuned")
+                   : "nearest tuned bucket, " + bucket_words(selection->key.tokens)) +
+            ": best of " + std::to_string(selection->candidates) + " measured candidates";
+        continue;
+      }
+    }
+    open.push_back(&bucket);
+  }
+  if (!open.empty()) pick_by_model(config, target, limits, open);
+  for (PlannedBucket& bucket : plan) bucket.info.schedule = bucket.schedule.to_json();
+  return plan;
+}
+
+}  // namespace moejit::internal
