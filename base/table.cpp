@@ -96,7 +96,9 @@ std::string one_line(const std::string& text) {
 std::string cell_text(const Cell& cell, Unit unit, const Scale& scale) {
   if (const auto* flag = std::get_if<bool>(&cell)) return *flag ? "yes" : "no";
   if (const auto* text = std::get_if<std::string>(&cell)) return one_line(*text);
-  if (const auto* json = std::get_if<JsonText>(&cell)) return one_line(json->text);
+  if (const auto* json = std::get_if<JsonText>(&cell)) {
+    return one_line(json->brief.empty() ? json->text : json->brief);
+  }
   if (!is_number(cell)) return "-";
   if (unit == Unit::kNone && std::holds_alternative<int64_t>(cell)) {
     return std::to_string(std::get<int64_t>(cell));

@@ -29,9 +29,10 @@ enum class Unit : int32_t {
   kScientific = 8,  // "1.2e-03"
 };
 
-// A valid JSON text: a member as it is in JSON, plain text elsewhere.
+// A valid JSON text: a member as it is in JSON, its text in CSV, `brief` for people where given.
 struct JsonText {
   std::string text;
+  std::string brief;
 };
 
 // monostate: not known; JSON null, CSV empty, "-" for people.

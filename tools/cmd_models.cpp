@@ -41,7 +41,7 @@ class Models : public Command {
                  std::string(to_string(c.dtype)), std::string(to_string(c.activation)),
                  std::string(to_string(c.router.scoring)),
                  preset.moe_layers > 0 ? Cell(int64_t{preset.moe_layers}) : Cell(), weights,
-                 preset.source, preset.note, internal::JsonText{c.to_json()}});
+                 preset.source, preset.note, internal::JsonText{c.to_json(), ""}});
     }
     return context.print(table);
   }
