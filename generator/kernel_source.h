@@ -8,7 +8,8 @@
 namespace moejit::internal {
 
 // Blocks of one launch as a function of T and the device:
-//   x = fixed + ceil(T * per_token_num / per_token_den), then at most units * per_unit_cap if that is > 0.
+//   x = fixed + ceil(T * per_token_num / per_token_den), then at most units * per_unit_cap if that
+//   is > 0.
 struct Grid {
   int64_t fixed = 1;
   int64_t per_token_num = 0;
@@ -19,15 +20,15 @@ struct Grid {
 
 enum class When : int32_t { kAlways = 0, kRouted = 1, kUnrouted = 2 };
 
-// One launch. CPU: `extern "C" void name(const MoeArgs*, int worker, int num_workers)`, run by every
-// worker, with a barrier after each entry. GPU: `extern "C" __global__ void name(MoeArgs)`.
+// One launch. CPU: `extern "C" void name(const MoeArgs*, int worker, int num_workers)`, run by
+// every worker, with a barrier after each entry. GPU: `extern "C" __global__ void name(MoeArgs)`.
 struct Entry {
   std::string name;
   When when = When::kAlways;
-  Grid grid;                 // GPU
-  int32_t threads = 0;       // GPU: threads of one block
-  int32_t shared_bytes = 0;  // GPU: dynamic shared memory
-  int32_t cluster = 1;       // GPU
+  Grid grid;                      // GPU
+  int32_t threads = 0;            // GPU: threads of one block
+  int32_t shared_bytes = 0;       // GPU: dynamic shared memory
+  int32_t cluster = 1;            // GPU
   bool dependent_launch = false;  // GPU: programmatic dependent launch on the entry before
   // CPU: run by the calling thread alone when T*K is at most this (0: never), to skip a wake-up.
   int64_t serial_up_to = 0;
@@ -45,13 +46,14 @@ struct WorkspaceRegion {
 int64_t workspace_offset(const std::vector<WorkspaceRegion>& regions, size_t index, int64_t tokens);
 
 struct KernelSource {
-  std::string name;       // file name for the compiler's messages, "moe_e128_k8_....cc"
-  std::string text;       // self-contained
-  std::string arch;       // exact target, part of the compile key
-  std::string language;   // "c++" (CPU, Clang), "cuda" (NVRTC), "hip", "sim" (host Clang)
+  std::string name;      // file name for the compiler's messages, "moe_e128_k8_....cc"
+  std::string text;      // self-contained
+  std::string arch;      // exact target, part of the compile key
+  std::string language;  // "c++" (CPU, Clang), "cuda" (NVRTC), "hip", "sim" (host Clang)
   std::vector<std::string> options;  // code-generation options beyond the backend's own
   std::vector<Entry> entries;
   std::vector<WorkspaceRegion> workspace;
+  int64_t rows_per_token = 1;   // CPU: K, by which Entry::serial_up_to is reckoned
 };
 
 }  // namespace moejit::internal

@@ -1,0 +1,139 @@
+// Clang in process: one CompilerInstance per compile, source and output in memory, no driver, no
+// resource directory, no header search.
+#include <chrono>
+#include <mutex>
+#include <string_view>
+
+#include "backends/cpu/module/module.h"
+#include "clang/CodeGen/CodeGenAction.h"
+#include "clang/Frontend/CompilerInstance.h"
+#include "clang/Frontend/CompilerInvocation.h"
+#include "clang/Frontend/TextDiagnosticPrinter.h"
+#include "clang/Lex/PreprocessorOptions.h"
+#include "llvm/ADT/SmallVector.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Support/VirtualFileSystem.h"
+#include "llvm/Support/raw_ostream.h"
+
+namespace moejit_cpu {
+namespace {
+
+// What an arch string means to Clang. 512-bit vectors are asked for by name: LLVM's own tuning of
+// x86-64-v4 splits them in two.
+struct Arch {
+  std::string_view name;
+  std::vector<const char*> args;
+};
+
+const Arch* find_arch(std::string_view name) {
+  static const Arch kArchs[] = {
+      {"x86-64-v3", {"-target-cpu", "x86-64-v3"}},
+      {"x86-64-v4", {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512"}},
+      {"x86-64-v4+bf16",
+       {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512", "-target-feature", "+avx512bf16"}},
+  };
+  for (const Arch& arch : kArchs) {
+    if (arch.name == name) return &arch;
+  }
+  return nullptr;
+}
+
+// Options that reach outside the compile: LLVM's own are global to the process, plug-ins run code,
+// and the rest would read or write files.
+bool refused_option(std::string_view option) {
+  for (std::string_view prefix :
+       {"-mllvm", "-load", "-plugin", "-add-plugin", "-fplugin", "-fpass-plugin", "-o", "-I", "-include",
+        "-isystem", "-internal-isystem", "-fmodule", "-emit", "-S", "-E", "-fsyntax-only"}) {
+    if (option.substr(0, prefix.size()) == prefix) return true;
+  }
+  return option.empty() || (option[0] != '-' && option[0] != '+');
+}
+
+bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& args, Output& out) {
+  const Arch* arch = find_arch(request.arch);
+  if (arch == nullptr) {
+    out.fail(MOEJIT_CPU_INVALID, "arch = " + std::string(request.arch) +
+                                     ": must be x86-64-v3, x86-64-v4 or x86-64-v4+bf16");
+    return false;
+  }
+  args = {"-triple", "x86_64-unknown-linux-gnu",
+          request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj",
+          "-x", "c++", "-std=c++20", "-O3", "-vectorize-loops", "-vectorize-slp",
+          "-mrelocation-model", "pic", "-pic-level", "2", "-fvisibility=hidden",
+          "-ffreestanding", "-fno-builtin", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=on",
+          "-mframe-pointer=none", "-nostdsysteminc", "-nobuiltininc",
+          "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function"};
+  args.insert(args.end(), arch->args.begin(), arch->args.end());
+  for (uint32_t i = 0; i < request.num_options; ++i) {
+    if (refused_option(request.options[i])) {
+      out.fail(MOEJIT_CPU_INVALID,
+               "option \"" + std::string(request.options[i]) + "\" is not allowed: it must be a "
+               "code-generation option that acts on this compile alone");
+      return false;
+    }
+    args.push_back(request.options[i]);
+  }
+  args.push_back(request.name);
+  return true;
+}
+
+void initialize_targets() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llvm::InitializeNativeTarget();
+    llvm::InitializeNativeTargetAsmPrinter();
+    llvm::InitializeNativeTargetAsmParser();
+  });
+}
+
+}  // namespace
+
+void compile(const MoejitCpuRequest& request, Output& out) {
+  const auto start = std::chrono::steady_clock::now();
+  initialize_targets();
+  std::vector<const char*> args;
+  if (!make_arguments(request, args, out)) return;
+
+  llvm::raw_string_ostream log(out.log);
+  auto options = llvm::makeIntrusiveRefCnt<clang::DiagnosticOptions>();
+  auto printer = std::make_unique<clang::TextDiagnosticPrinter>(log, options.get());
+  clang::DiagnosticsEngine diagnostics(llvm::makeIntrusiveRefCnt<clang::DiagnosticIDs>(), options,
+                                       printer.get(), /*ShouldOwnClient=*/false);
+  auto invocation = std::make_shared<clang::CompilerInvocation>();
+  // Unchecked, a failure here crashes later.
+  if (!clang::CompilerInvocation::CreateFromArgs(*invocation, args, diagnostics)) {
+    log.flush();
+    return out.fail(MOEJIT_CPU_INVALID, "the compiler refused an option");
+  }
+
+  auto files = llvm::makeIntrusiveRefCnt<llvm::vfs::InMemoryFileSystem>();
+  files->addFile(request.name, 0,
+                 llvm::MemoryBuffer::getMemBufferCopy(
+                     llvm::StringRef(request.text, request.text_size), request.name));
+
+  clang::CompilerInstance compiler;
+  compiler.setInvocation(std::move(invocation));
+  compiler.createDiagnostics(printer.get(), /*ShouldOwnClient=*/false);
+  compiler.createFileManager(files);
+  llvm::SmallVector<char, 0> bytes;
+  compiler.setOutputStream(std::make_unique<llvm::raw_svector_ostream>(bytes));
+
+  bool done = false;
+  if (request.output == MOEJIT_CPU_ASSEMBLY) {
+    clang::EmitAssemblyAction action;
+    done = compiler.ExecuteAction(action);
+  } else {
+    clang::EmitObjAction action;
+    done = compiler.ExecuteAction(action);
+  }
+  log.flush();
+  out.compile_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (!done || compiler.getDiagnostics().hasErrorOccurred()) {
+    return out.fail(MOEJIT_CPU_REFUSED, "the compiler refused the source");
+  }
+  out.bytes.assign(bytes.begin(), bytes.end());
+}
+
+}  // namespace moejit_cpu
