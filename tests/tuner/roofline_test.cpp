@@ -1,0 +1,69 @@
+#include "tuner/roofline.h"
+
+#include <gtest/gtest.h>
+
+#include "tuner/limits.h"
+
+namespace moejit::internal {
+namespace {
+
+const DeviceLimits kLimits{.read_bytes_per_s = 1e10,
+                           .dot_flops_per_s = 1e11,
+                           .vector_flops_per_s = 1e10,
+                           .launch_s = 1e-6,
+                           .measured = true};
+
+TEST(Roofline, PhaseTakesTheLargerOfMemoryAndArithmetic) {
+  const PhaseWork memory{.name = "m", .bytes = 1e10, .dot_flops = 1e10};
+  const PhaseWork arithmetic{.name = "a", .bytes = 1e9, .dot_flops = 2e11};
+  EXPECT_DOUBLE_EQ(predict_seconds({memory}, kLimits), 1.0);
+  EXPECT_DOUBLE_EQ(predict_seconds({arithmetic}, kLimits), 2.0);
+  EXPECT_DOUBLE_EQ(predict_seconds({memory, arithmetic}, kLimits), 3.0);
+}
+
+TEST(Roofline, IdleUnitsAndLaunchesCost) {
+  const PhaseWork half{.name = "h", .bytes = 1e10, .parallel = 0.5, .launches = 3};
+  EXPECT_DOUBLE_EQ(predict_seconds({half}, kLimits), 2.0 + 3e-6);
+}
+
+TEST(Roofline, FloorCountsTouchedExpertsOnceAndEveryRow) {
+  const MoeConfig c{.num_experts = 4, .top_k = 1, .hidden_size = 64, .intermediate_size = 32};
+  const Floor floor = layer_floor(c, {5, 0, 1, 0}, 6);
+  EXPECT_DOUBLE_EQ(floor.bytes, 2 * 3 * 64 * 32 * 2.0 + 2 * 6 * 64 * 2.0);
+  EXPECT_DOUBLE_EQ(floor.flops, 2 * 3 * 64 * 32 * 6.0);
+}
+
+TEST(Roofline, RankingIsSortedAndTotal) {
+  const MoeConfig c{.num_experts = 8, .top_k = 2, .hidden_size = 512, .intermediate_size = 256};
+  Target target;
+  target.arch = "x86-64-v3";
+  const auto ranked =
+      rank_schedules(c, target, guess_limits(target, c.dtype), {RowCounts{4, 4, 0, 0, 0, 0, 0, 0}});
+  ASSERT_FALSE(ranked.empty());
+  for (size_t i = 1; i < ranked.size(); ++i) {
+    EXPECT_LE(ranked[i - 1].predicted_s, ranked[i].predicted_s);
+    EXPECT_FALSE(ranked[i - 1].schedule == ranked[i].schedule);
+  }
+  EXPECT_EQ(ranked.size(), legal_schedules(c, target).size());
+}
+
+TEST(Limits, JsonKeepsEveryDtypeApart) {
+  DeviceLimits other = kLimits;
+  other.dot_flops_per_s = 5;
+  const std::string text =
+      add_limits_to_json(add_limits_to_json("", DType::kBF16, kLimits), DType::kF32, other);
+  ASSERT_TRUE(limits_from_json(text, DType::kBF16));
+  EXPECT_EQ(limits_from_json(text, DType::kBF16)->dot_flops_per_s, 1e11);
+  EXPECT_EQ(limits_from_json(text, DType::kF32)->dot_flops_per_s, 5);
+  EXPECT_FALSE(limits_from_json(text, DType::kF16));
+}
+
+TEST(Limits, DamagedJsonIsNoLimits) {
+  for (const char* text : {"", "x", "[]", "{\"bf16\":3}", "{\"bf16\":{\"read_bytes_per_s\":-1}}",
+                           "{\"bf16\":{\"read_bytes_per_s\":1}}"}) {
+    EXPECT_FALSE(limits_from_json(text, DType::kBF16)) << text;
+  }
+}
+
+}  // namespace
+}  // namespace moejit::internal
