@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <set>
 #include <utility>
+
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -43,24 +43,6 @@ void write_line(LogLevel level, const char* area, const std::string& message) {
   }
 }
 
-LogLevel level_from_environment() {
-  const char* text = std::getenv("MOEJIT_LOG");
-  if (text == nullptr || *text == '\0') return LogLevel::kWarning;
-  static constexpr const char* kNames[] = {"error", "warn", "info", "debug"};
-  for (int i = 0; i < 4; ++i) {
-    if (std::strcmp(text, kNames[i]) == 0) return static_cast<LogLevel>(i);
-  }
-  write_line(LogLevel::kWarning, "log",
-             std::string("MOEJIT_LOG = \"") + text +
-                 "\": must be error, warn, info or debug; taking warn");
-  return LogLevel::kWarning;
-}
-
-LogLevel stderr_level() {
-  static const LogLevel level = level_from_environment();
-  return level;
-}
-
 std::pair<LogSink, void*> current_sink() {
   LogState& s = state();
   std::lock_guard<std::mutex> lock(s.mutex);
@@ -70,7 +52,7 @@ std::pair<LogSink, void*> current_sink() {
 }  // namespace
 
 bool log_enabled(LogLevel level) {
-  return current_sink().first != nullptr || level <= stderr_level();
+  return current_sink().first != nullptr || level <= settings().log;
 }
 
 void log(LogLevel level, const char* area, const std::string& message) {
@@ -78,7 +60,7 @@ void log(LogLevel level, const char* area, const std::string& message) {
   if (sink != nullptr) {
     const std::string line = std::string(area) + ": " + message;
     sink(static_cast<int>(level), line.c_str(), user);
-  } else if (level <= stderr_level()) {
+  } else if (level <= settings().log) {
     write_line(level, area, message);
   }
 }
