@@ -175,7 +175,7 @@ MOEJIT_DEVICE f32 shfl_f32(f32 v, u32 lane) { return __shfl_sync(0xffffffffu, v,
 MOEJIT_DEVICE u32 shfl_xor_u32(u32 v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask)); }
 MOEJIT_DEVICE f32 shfl_xor_f32(f32 v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask)); }
 MOEJIT_DEVICE u32 shfl_up_u32(u32 v, u32 delta) { return __shfl_up_sync(0xffffffffu, v, delta); }
-MOEJIT_DEVICE u32 ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
+MOEJIT_DEVICE u32 warp_ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
 MOEJIT_DEVICE u32 warp_max_u32(u32 v) { return __reduce_max_sync(0xffffffffu, v); }
 MOEJIT_DEVICE u32 warp_min_u32(u32 v) { return __reduce_min_sync(0xffffffffu, v); }
 MOEJIT_DEVICE u32 warp_add_u32(u32 v) { return __reduce_add_sync(0xffffffffu, v); }

@@ -1,0 +1,89 @@
+// Entry `moe_plan`: the work list of the tile kernels, made on the device by one block. Rows are the
+// slots of this process, sorted by expert; a tile is up to kPlanTile rows of one expert.
+#pragma once
+
+#include "kernels/common.h"
+
+namespace moe {
+
+constexpr int kPlanThreads = 1024;
+constexpr int kPlanTile = kSched_tile_m;
+
+// Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
+// rows: slot of each row. tiles: {expert, first tile of the expert, its tiles, 0}.
+MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_counts)); }
+MOEJIT_DEVICE const i32* plan_rows(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_rows)); }
+MOEJIT_DEVICE const u32x4* plan_tiles(const MoeArgs& a) { return reinterpret_cast<const u32x4*>(region(a, kRegion_tiles)); }
+
+}  // namespace moe
+
+MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
+  using namespace moe;
+  static_assert(kExperts <= kPlanThreads);
+  grid_wait();
+  grid_launch_dependents();
+  const int thread = static_cast<int>(thread_id());
+  const u32 cursor = shared_base();               // [kPlanThreads] rows, then the next free row, of each expert
+  const u32 sums = cursor + kPlanThreads * 4;     // [32] u32x2 totals of the warps
+  i32* counts = reinterpret_cast<i32*>(region(a, kRegion_counts));
+  i32* rows = reinterpret_cast<i32*>(region(a, kRegion_rows));
+  u32x4* tiles = reinterpret_cast<u32x4*>(region(a, kRegion_tiles));
+  const i64 ids = a.num_tokens * kTopK;
+
+  sts_u32(cursor + thread * 4, 0);
+  block_sync();
+  for (i64 i = thread; i < ids; i += kPlanThreads) {
+    const i32 id = ldg_i32(a.topk_ids + i);
+    if (id >= 0 && id < kNumExperts) atomic_add_shared(cursor + id * 4, 1);
+  }
+  block_sync();
+  u32 mine = thread < kNumExperts ? lds_u32(cursor + thread * 4) : 0;
+  if (thread >= kNumExperts && thread < kExperts) mine = static_cast<u32>(a.num_tokens);
+  const u32 my_tiles = (mine + kPlanTile - 1) / kPlanTile;
+  u32 row_end = mine, tile_end = my_tiles;  // inclusive scans
+  MOEJIT_UNROLL
+  for (u32 d = 1; d < 32; d <<= 1) {
+    const u32 r = shfl_up_u32(row_end, d);
+    const u32 t = shfl_up_u32(tile_end, d);
+    if (lane_id() >= d) {
+      row_end += r;
+      tile_end += t;
+    }
+  }
+  if (lane_id() == 31) sts_u32x2(sums + warp_id() * 8, {row_end, tile_end});
+  block_sync();
+  for (u32 w = 0; w < warp_id(); ++w) {
+    const u32x2 v = lds_u32x2(sums + w * 8);
+    row_end += v.x;
+    tile_end += v.y;
+  }
+  const u32 first_row = row_end - mine;
+  const u32 first_tile = tile_end - my_tiles;
+  if (thread < kExperts) stg_i32(counts + 1 + thread, static_cast<i32>(first_row));
+  if (thread == kExperts - 1) {
+    stg_i32(counts, static_cast<i32>(tile_end));
+    stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
+  }
+  for (u32 t = 0; t < my_tiles; ++t) {
+    stg_u32x4(tiles + first_tile + t, {static_cast<u32>(thread), first_tile, my_tiles, 0});
+  }
+  block_sync();
+  sts_u32(cursor + thread * 4, first_row);
+  block_sync();
+  // The order of the rows of an expert is left to chance: no result depends on it.
+  for (i64 i = thread; i < ids; i += kPlanThreads) {
+    const i32 id = ldg_i32(a.topk_ids + i);
+    if (id < 0 || id >= kNumExperts) continue;
+    const u32 row = atomic_add_shared(cursor + id * 4, 1);
+    const i64 token = i / kTopK;
+    stg_i32(rows + row, static_cast<i32>(token * kSlots + (i - token * kTopK)));
+  }
+  if constexpr (kNumSharedExperts > 0) {
+    for (int e = kNumExperts; e < kExperts; ++e) {
+      const u32 first = lds_u32(cursor + e * 4);
+      for (i64 token = thread; token < a.num_tokens; token += kPlanThreads) {
+        stg_i32(rows + first + token, static_cast<i32>(token * kSlots + kTopK + (e - kNumExperts)));
+      }
+    }
+  }
+}

@@ -1,0 +1,190 @@
+// Entry `moe_route`: logits [T, E] -> topk_ids, topk_weights [T, K]; one warp per token. The rules
+// are those of RouterConfig in config.h.
+#pragma once
+
+#include "kernels/common.h"
+
+namespace moe {
+
+constexpr int kRouteWarps = 4;
+constexpr int kPerLane = ceil_div(kNumExperts, 32);  // expert j * 32 + lane
+
+// An unsigned key in the order of the values; NaN is 0, below minus infinity.
+MOEJIT_DEVICE u32 order_key(f32 v) {
+  const u32 b = as_u32(v);
+  if ((b & 0x7fffffffu) > 0x7f800000u) return 0;
+  return (b & 0x80000000u) != 0 ? ~b : b | 0x80000000u;
+}
+MOEJIT_DEVICE f32 key_value(u32 key) {
+  if (key == 0) return as_f32(0xff800000u);
+  return as_f32((key & 0x80000000u) != 0 ? key ^ 0x80000000u : ~key);
+}
+MOEJIT_DEVICE f32 warp_sum(f32 v) {
+  MOEJIT_UNROLL
+  for (u32 m = 16; m > 0; m >>= 1) v += shfl_xor_f32(v, m);
+  return v;
+}
+MOEJIT_DEVICE f32 warp_max(f32 v) { return key_value(warp_max_u32(order_key(v))); }
+
+MOEJIT_DEVICE f32 pointwise_score(f32 logit) {
+  if constexpr (kScoring == 1) return 1.0f / (1.0f + exp_f32(-logit));
+  // softplus without overflow
+  const f32 m = logit > 0.0f ? logit : 0.0f;
+  const f32 magnitude = logit > 0.0f ? logit : -logit;
+  return sqrt_f32(m + log1p_f32(exp_f32(-magnitude)));
+}
+
+MOEJIT_DEVICE f32 load_logit(const MoeArgs& a, i64 index) {
+  if (a.logits_dtype == 0) return ldg_f32(at(a.router_logits, index * 4));
+  const u16 bits = ldg_u16(at(a.router_logits, index * 2));
+  return a.logits_dtype == 1 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+// Drops from `key` all experts outside the kTopkGroup best groups. `keys`: kNumExperts words of
+// shared memory of this warp; `scores`: kNGroup words.
+MOEJIT_DEVICE void limit_groups(u32 (&key)[kPerLane], u32 keys, u32 scores) {
+  constexpr int kGroupSize = kNumExperts / kNGroup;
+  const u32 lane = lane_id();
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    const int e = j * 32 + static_cast<int>(lane);
+    if (e < kNumExperts) sts_u32(keys + e * 4, key[j]);
+  }
+  warp_sync();
+  for (int g = static_cast<int>(lane); g < kNGroup; g += 32) {
+    u32 first = 0, second = 0;
+    for (int i = 0; i < kGroupSize; ++i) {
+      const u32 k = lds_u32(keys + (g * kGroupSize + i) * 4);
+      if (k > first) {
+        second = first;
+        first = k;
+      } else if (k > second) {
+        second = k;
+      }
+    }
+    u32 score = first;
+    if (kHasCorrectionBias && kGroupSize > 1) score = order_key(key_value(first) + key_value(second));
+    sts_u32(scores + g * 4, score);
+  }
+  warp_sync();
+  // A group stays when fewer than kTopkGroup groups are better (or equal and earlier).
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    const int e = j * 32 + static_cast<int>(lane);
+    if (e >= kNumExperts) continue;
+    const int mine = e / kGroupSize;
+    const u32 score = lds_u32(scores + mine * 4);
+    int better = 0;
+    for (int g = 0; g < kNGroup; ++g) {
+      const u32 other = lds_u32(scores + g * 4);
+      if (other > score || (other == score && g < mine)) ++better;
+    }
+    if (better >= kTopkGroup) key[j] = 0;
+  }
+  warp_sync();
+}
+
+}  // namespace moe
+
+MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
+  using namespace moe;
+  grid_launch_dependents();
+  const u32 lane = lane_id();
+  const i64 token = static_cast<i64>(block_id()) * kRouteWarps + warp_id();
+  if (token >= a.num_tokens) return;
+  const u32 scratch = shared_base() + warp_id() * ((kNumExperts + kNGroup) * 4);
+
+  f32 score[kPerLane];  // what becomes the weight
+  u32 key[kPerLane];    // what selects; an expert that does not exist, or was taken, has taken[] set
+  f32 largest = as_f32(0xff800000u);
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    const int e = j * 32 + static_cast<int>(lane);
+    score[j] = e < kNumExperts ? load_logit(a, token * kNumExperts + e) : as_f32(0xff800000u);
+    if (score[j] > largest) largest = score[j];
+  }
+  if constexpr (kRouterOrder == 0) {
+    if constexpr (kScoring == 0) {
+      largest = warp_max(largest);
+      f32 sum = 0.0f;
+      MOEJIT_UNROLL
+      for (int j = 0; j < kPerLane; ++j) {
+        score[j] = exp_f32(score[j] - largest);
+        if (j * 32 + static_cast<int>(lane) < kNumExperts) sum += score[j];
+      }
+      sum = warp_sum(sum);
+      MOEJIT_UNROLL
+      for (int j = 0; j < kPerLane; ++j) score[j] = score[j] / sum;
+    } else {
+      MOEJIT_UNROLL
+      for (int j = 0; j < kPerLane; ++j) score[j] = pointwise_score(score[j]);
+    }
+  }
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    const int e = j * 32 + static_cast<int>(lane);
+    f32 v = score[j];
+    if constexpr (kHasCorrectionBias) {
+      if (e < kNumExperts) v += ldg_f32(a.correction_bias + e);
+    }
+    key[j] = order_key(v);
+  }
+  if constexpr (kNGroup > 1 && kTopkGroup < kNGroup) {
+    limit_groups(key, scratch, scratch + kNumExperts * 4);
+  }
+
+  // kTopK times the best remaining expert; lane k keeps the k-th.
+  u32 taken = 0;  // bit j: expert j * 32 + lane
+  i32 my_id = 0;
+  f32 my_score = 0.0f;
+  MOEJIT_NO_UNROLL
+  for (int k = 0; k < kTopK; ++k) {
+    u32 best = 0;
+    int best_j = -1;
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPerLane; ++j) {
+      const bool free = (taken >> j & 1u) == 0 && j * 32 + static_cast<int>(lane) < kNumExperts;
+      if (free && (best_j < 0 || key[j] > best)) {
+        best = key[j];
+        best_j = j;
+      }
+    }
+    // All keys of free experts, then the lowest id among the equal ones.
+    const u32 top = warp_max_u32(best_j >= 0 ? best : 0);
+    const u32 id = warp_min_u32(best_j >= 0 && best == top ? static_cast<u32>(best_j) * 32 + lane : 0xffffffffu);
+    const bool owner = (id & 31u) == lane;
+    f32 value = 0.0f;
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPerLane; ++j) {
+      if (owner && (id >> 5) == static_cast<u32>(j)) {
+        value = score[j];
+        taken |= 1u << j;
+      }
+    }
+    value = shfl_f32(value, id & 31u);
+    if (static_cast<int>(lane) == k) {
+      my_id = static_cast<i32>(id);
+      my_score = value;
+    }
+  }
+
+  const bool mine = static_cast<int>(lane) < kTopK;
+  if constexpr (kRouterOrder == 1) {
+    if constexpr (kScoring == 0) {
+      const f32 top = warp_max(mine ? my_score : as_f32(0xff800000u));
+      my_score = mine ? exp_f32(my_score - top) : 0.0f;
+      my_score = my_score / warp_sum(my_score);
+    } else {
+      my_score = pointwise_score(my_score);
+    }
+  }
+  if constexpr (kRenormalize) {
+    my_score = my_score / (warp_sum(mine ? my_score : 0.0f) + 1e-20f);
+  }
+  my_score *= static_cast<f32>(kScalingFactor);
+  if (mine) {
+    // A routed launch hands the arrays over as inputs of the other entries; only this one writes.
+    stg_i32(const_cast<i32*>(a.topk_ids) + token * kTopK + lane, my_id);
+    stg_f32(const_cast<f32*>(a.topk_weights) + token * kTopK + lane, my_score);
+  }
+}

@@ -1,0 +1,34 @@
+// The order in which persistent blocks take output tiles: experts one after the other; within an
+// expert groups of kRaster row tiles; within a group column by column, so that blocks running at the
+// same time share weights in the L2 cache.
+#pragma once
+
+#include "kernels/plan.h"
+
+namespace moe {
+
+struct Tile {
+  int expert;
+  int n;          // column tile
+  int first_row;  // into the plan's rows
+  int rows;       // 1..kPlanTile
+};
+
+MOEJIT_DEVICE Tile locate_tile(const MoeArgs& a, int item, int n_tiles) {
+  constexpr int kRaster = kSched_raster;
+  const u32x4 t = ldg_u32x4(plan_tiles(a) + item / n_tiles);
+  const int first_tile = static_cast<int>(t.y);
+  const int tiles = static_cast<int>(t.z);
+  const int local = item - first_tile * n_tiles;
+  const int group = local / (kRaster * n_tiles);
+  const int in_group = local - group * kRaster * n_tiles;
+  const int size = min_of(kRaster, tiles - group * kRaster);
+  const int n = in_group / size;
+  const int m = group * kRaster + (in_group - n * size);
+  const i32* counts = plan_counts(a) + 1;
+  const int first = ldg_i32(counts + t.x) + m * kPlanTile;
+  const int end = ldg_i32(counts + t.x + 1);
+  return {static_cast<int>(t.x), n, first, min_of(kPlanTile, end - first)};
+}
+
+}  // namespace moe
