@@ -5,10 +5,10 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/log.h"
+#include "base/settings.h"
 
 namespace moejit::tools {
 namespace {
@@ -29,16 +29,6 @@ void write_stderr(const std::string& line) {
   } else {
     std::fprintf(stderr, "%s\n", line.c_str());
   }
-}
-
-int log_level_of_environment() {
-  const char* text = std::getenv("MOEJIT_LOG");
-  if (text == nullptr) return 1;
-  static constexpr const char* kNames[] = {"error", "warn", "info", "debug"};
-  for (int i = 0; i < 4; ++i) {
-    if (std::strcmp(text, kNames[i]) == 0) return i;
-  }
-  return 1;
 }
 
 }  // namespace
