@@ -30,6 +30,7 @@ struct Entry {
   int32_t shared_bytes = 0;       // GPU: dynamic shared memory
   int32_t cluster = 1;            // GPU
   bool dependent_launch = false;  // GPU: programmatic dependent launch on the entry before
+  bool tensor_maps = false;       // GPU: takes KernelSource::tensor_maps as its second parameter
   // CPU: run by the calling thread alone when T*K is at most this (0: never), to skip a wake-up.
   int64_t serial_up_to = 0;
 };
@@ -45,6 +46,19 @@ struct WorkspaceRegion {
 // Offset of region `index` (index == regions.size(): the total) for `tokens` tokens.
 int64_t workspace_offset(const std::vector<WorkspaceRegion>& regions, size_t index, int64_t tokens);
 
+// A TMA tensor map (sm_90) that the backend encodes for every launch from the launch's pointers:
+// a dense row-major tensor read in 128B-swizzled boxes, zeros outside. Entries with
+// `tensor_maps` take them all, in this order, as a second parameter (dev::TensorMaps, at most 4).
+struct TensorMapSpec {
+  enum class Base : int32_t { kX = 0, kW13 = 1, kW2 = 2, kWorkspace = 3 };
+  Base base = Base::kW13;
+  int32_t region = 0;            // kWorkspace: index of the region
+  int32_t element_bytes = 2;
+  std::vector<int64_t> dims;     // elements, innermost first; at most 3
+  int64_t rows_per_token = 0;    // added T times to dims[1]
+  std::vector<int32_t> box;      // elements; box[0] * element_bytes is 128
+};
+
 struct KernelSource {
   std::string name;      // file name for the compiler's messages, "moe_e128_k8_....cc"
   std::string text;      // self-contained
@@ -53,6 +67,7 @@ struct KernelSource {
   std::vector<std::string> options;  // code-generation options beyond the backend's own
   std::vector<Entry> entries;
   std::vector<WorkspaceRegion> workspace;
+  std::vector<TensorMapSpec> tensor_maps;
   int64_t rows_per_token = 1;   // CPU: K, by which Entry::serial_up_to is reckoned
 };
 
