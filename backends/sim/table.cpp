@@ -1,0 +1,119 @@
+// The table of functions that kernels call, bound to the engine that runs.
+#include <cmath>
+
+#include "backends/sim/engine.h"
+#include "backends/sim/running.h"
+
+namespace moejit::internal::sim {
+
+namespace {
+
+Engine* g_running = nullptr;
+
+}  // namespace
+
+RunningEngine::RunningEngine(Engine& engine) { g_running = &engine; }
+RunningEngine::~RunningEngine() { g_running = nullptr; }
+
+struct Calls {
+  static void load_shared(unsigned address, void* value, unsigned bytes, const void* pc) {
+    g_running->load_shared(address, value, bytes, pc);
+  }
+  static void store_shared(unsigned address, const void* value, unsigned bytes, const void* pc) {
+    g_running->store_shared(address, value, bytes, pc);
+  }
+  static unsigned add_shared(unsigned address, unsigned value, const void* pc) {
+    return g_running->add_shared(address, value, pc);
+  }
+  static unsigned load_cluster(unsigned address, unsigned rank, const void* pc) {
+    return g_running->load_cluster(address, rank, pc);
+  }
+  static void load_global(const void* address, void* value, unsigned bytes, int stream,
+                          const void* pc) {
+    g_running->load_global(address, value, bytes, stream != 0, pc);
+  }
+  static void store_global(void* address, const void* value, unsigned bytes, const void* pc) {
+    g_running->store_global(address, value, bytes, pc);
+  }
+  static unsigned add_global(void* address, unsigned value, int order, const void* pc) {
+    return g_running->add_global(address, value, order, pc);
+  }
+  static unsigned load_acquire(const void* address, const void* pc) {
+    return g_running->load_acquire(address, pc);
+  }
+  static void prefetch(const void*, const void*) { ++g_running->counters_.instructions; }
+  static void fence(int kind, const void* pc) { g_running->fence(kind, pc); }
+  static void collective(int kind, void* args, const void* pc) {
+    g_running->collective(kind, args, pc);
+  }
+  static void block_sync(const void* pc) { g_running->block_sync(pc); }
+  static void named_barrier(unsigned id, unsigned threads, int wait, const void* pc) {
+    if (id == 0 || threads == 0) {
+      g_running->fail(FindingKind::kBarrierMisuse,
+                      g_running->where(g_running->current_, g_running->offset_of(pc)) +
+                          "\n  named barrier " + std::to_string(id) + " for " +
+                          std::to_string(threads) + " threads: ids are 1..15, threads at least 32");
+    }
+    g_running->named_barrier(id, threads, wait != 0, pc);
+  }
+  static void cluster_sync(const void* pc) { g_running->cluster_sync(pc); }
+  static void cp_async(unsigned dst, const void* src, int valid, const void* pc) {
+    g_running->cp_async(dst, src, valid != 0, pc);
+  }
+  static void cp_async_commit(const void*) { g_running->cp_async_commit(); }
+  static void cp_async_wait(int pending, const void* pc) { g_running->cp_async_wait(pending, pc); }
+  static void cp_async_arrive(unsigned bar, const void* pc) { g_running->cp_async_arrive(bar, pc); }
+  static void mbar_init(unsigned bar, unsigned count, const void* pc) {
+    g_running->mbar_init(bar, count, pc);
+  }
+  static void mbar_arrive(unsigned bar, unsigned expect_tx, const void* pc) {
+    g_running->mbar_arrive(bar, expect_tx, pc);
+  }
+  static void mbar_wait(unsigned bar, unsigned parity, const void* pc) {
+    g_running->mbar_wait(bar, parity, pc);
+  }
+  static void bulk_load(unsigned dst, const void* src, unsigned bytes, unsigned bar,
+                        const void* pc) {
+    g_running->bulk_load(dst, src, bytes, bar, pc);
+  }
+  static void tensor_load(unsigned dst, const void* map, int rank, const int* at, unsigned bar,
+                          const void* pc) {
+    g_running->tensor_load(dst, map, rank, at, bar, pc);
+  }
+  static void grid_wait(const void* pc) { g_running->grid_wait(pc); }
+  static void grid_launch_dependents(const void*) {
+    Block* block = g_running->current_->block;
+    ++g_running->counters_.instructions;
+    if (!block->triggered) {
+      block->triggered = true;
+      block->known_at_trigger = g_running->current_->observer.know.entries;
+    }
+  }
+  static float math(int function, float x) {
+    switch (function) {
+      case moejit_sim::kExp: return std::exp(x);
+      case moejit_sim::kTanh: return std::tanh(x);
+      case moejit_sim::kErf: return std::erf(x);
+      case moejit_sim::kLog1p: return std::log1p(x);
+      case moejit_sim::kSqrt: return std::sqrt(x);
+      default: return std::exp2(x);
+    }
+  }
+};
+
+const moejit_sim::Runtime& Engine::table() {
+  static constexpr moejit_sim::Runtime kTable = {
+      Calls::load_shared,     Calls::store_shared,    Calls::add_shared,
+      Calls::load_cluster,    Calls::load_global,     Calls::store_global,
+      Calls::add_global,      Calls::load_acquire,    Calls::prefetch,
+      Calls::fence,           Calls::collective,      Calls::block_sync,
+      Calls::named_barrier,   Calls::cluster_sync,    Calls::cp_async,
+      Calls::cp_async_commit, Calls::cp_async_wait,   Calls::cp_async_arrive,
+      Calls::mbar_init,       Calls::mbar_arrive,     Calls::mbar_wait,
+      Calls::bulk_load,       Calls::tensor_load,     Calls::grid_wait,
+      Calls::grid_launch_dependents, Calls::math,
+  };
+  return kTable;
+}
+
+}  // namespace moejit::internal::sim

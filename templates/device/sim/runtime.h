@@ -1,0 +1,136 @@
+// What a simulated kernel and the simulator say to each other: the state of the running thread and
+// a table of functions. Included by both sides; needs no header.
+//
+// `pc` is the address after the primitive's call in the kernel: it names the source line of a
+// finding. Shared addresses are bytes in the block's shared window, as in PTX.
+#pragma once
+
+namespace moejit_sim {
+
+// The running thread. The simulator points the module's `moejit_sim_self` at it on every switch.
+struct Self {
+  unsigned thread;
+  unsigned block;
+  unsigned block_count;
+  unsigned cluster_rank;
+  unsigned shared_base;
+};
+
+// Calls at which several threads meet; `args` is the structure of the same name.
+enum Collective {
+  kWarpSync = 0,
+  kShuffle = 1,
+  kBallot = 2,
+  kReduce = 3,
+  kLdmatrix = 4,
+  kMma = 5,
+  kWgmmaFence = 6,   // the rest: warpgroup
+  kWgmma = 7,
+  kWgmmaCommit = 8,
+  kWgmmaWait = 9,
+  kSetMaxRegisters = 10,
+};
+
+enum ShuffleMode { kIndex = 0, kXor = 1, kUp = 2 };
+struct ShuffleArgs {
+  int mode;
+  unsigned value;
+  unsigned operand;
+  unsigned result;
+};
+
+struct BallotArgs {
+  unsigned predicate;
+  unsigned result;
+};
+
+enum ReduceOp { kMax = 0, kMin = 1, kAdd = 2 };
+struct ReduceArgs {
+  int op;
+  unsigned value;
+  unsigned result;
+};
+
+struct LdmatrixArgs {
+  unsigned address;
+  int count;  // 2 or 4 matrices
+  int transposed;
+  unsigned* r;
+};
+
+enum MmaType { kBf16 = 0, kF16 = 1, kTf32 = 2 };
+struct MmaArgs {
+  int type;
+  float* d;
+  const unsigned* a;
+  const unsigned* b;
+};
+
+struct WgmmaArgs {
+  int type;
+  int n;
+  int transposed_b;
+  int accumulate;
+  unsigned long long desc_a;
+  unsigned long long desc_b;
+  float* d;  // n / 2 of them
+};
+
+struct CountArgs {  // kWgmmaWait: pending groups; kSetMaxRegisters: registers, negative for dec
+  int count;
+};
+
+enum Order { kRelaxed = 0, kAcqRel = 1 };
+enum Fence { kFenceGpu = 0, kFenceMbarInit = 1, kFenceProxyShared = 2, kFenceProxyGlobal = 3 };
+enum MathFunction { kExp = 0, kTanh = 1, kErf = 2, kLog1p = 3, kSqrt = 4, kExp2 = 5 };
+
+// A tensor map as this simulator encodes it, in the 128 bytes of dev::TensorMap.
+struct TensorMapData {
+  unsigned long long magic;  // kTensorMapMagic
+  const void* base;
+  unsigned rank;             // 2 or 3
+  unsigned element_bytes;
+  unsigned swizzle_bytes;    // 0, 32, 64 or 128
+  unsigned box[3];
+  unsigned long long dim[3];     // elements, innermost first
+  unsigned long long stride[3];  // bytes; stride[0] is element_bytes
+};
+constexpr unsigned long long kTensorMapMagic = 0x6d6f656a69742d54ull;
+
+struct Runtime {
+  void (*load_shared)(unsigned address, void* value, unsigned bytes, const void* pc);
+  void (*store_shared)(unsigned address, const void* value, unsigned bytes, const void* pc);
+  unsigned (*add_shared)(unsigned address, unsigned value, const void* pc);
+  unsigned (*load_cluster)(unsigned address, unsigned rank, const void* pc);
+
+  // `stream`: through the non-coherent path, for memory that the layer never writes.
+  void (*load_global)(const void* address, void* value, unsigned bytes, int stream, const void* pc);
+  void (*store_global)(void* address, const void* value, unsigned bytes, const void* pc);
+  unsigned (*add_global)(void* address, unsigned value, int order, const void* pc);
+  unsigned (*load_acquire)(const void* address, const void* pc);
+  void (*prefetch)(const void* address, const void* pc);
+  void (*fence)(int kind, const void* pc);
+
+  void (*collective)(int kind, void* args, const void* pc);
+  void (*block_sync)(const void* pc);
+  void (*named_barrier)(unsigned id, unsigned threads, int wait, const void* pc);
+  void (*cluster_sync)(const void* pc);
+
+  void (*cp_async)(unsigned dst, const void* src, int valid, const void* pc);
+  void (*cp_async_commit)(const void* pc);
+  void (*cp_async_wait)(int pending, const void* pc);
+  void (*cp_async_arrive)(unsigned bar, const void* pc);
+
+  void (*mbar_init)(unsigned bar, unsigned count, const void* pc);
+  void (*mbar_arrive)(unsigned bar, unsigned expect_tx, const void* pc);
+  void (*mbar_wait)(unsigned bar, unsigned parity, const void* pc);
+  void (*bulk_load)(unsigned dst, const void* src, unsigned bytes, unsigned bar, const void* pc);
+  void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates, unsigned bar,
+                      const void* pc);
+
+  void (*grid_wait)(const void* pc);
+  void (*grid_launch_dependents)(const void* pc);
+  float (*math)(int function, float x);
+};
+
+}  // namespace moejit_sim
