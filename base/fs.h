@@ -35,6 +35,7 @@ std::string join_path(std::string_view directory, std::string_view name);
 // "." where the path has no directory.
 std::string parent_path(std::string_view path);
 bool path_exists(const std::string& path);   // a dangling link exists
+bool is_directory(const std::string& path);  // also through links
 int64_t file_size(const std::string& path);  // -1 where there is no such file
 std::string errno_message(int error);        // "No space left on device"
 

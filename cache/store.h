@@ -86,8 +86,12 @@ enum class StoreMode : int32_t { kReadWrite = 0, kReadOnly = 1, kMemory = 2 };
 struct StoreOptions {
   std::string directory;  // where moejit-v1.db, its locks and nothing else live
   StoreMode mode = StoreMode::kReadWrite;
-  std::vector<std::string> read_only;  // further databases, asked in order after the user's own
-  int64_t max_bytes = int64_t{2} << 30;
+  std::vector<std::string> read_only;  // further databases, or directories with one; after the own
+  int64_t max_bytes = int64_t{2} << 30;  // of binaries; the least recently used go first
+  bool allow_shared = false;   // a directory that belongs to, or may be written by, others
+  bool allow_network = false;  // a network file system: rollback journal instead of WAL
+  double lock_wait_s = 60;     // for another process that compiles the same key
+  int32_t busy_ms = 5000;      // for another process's transaction
 };
 
 class Store {
@@ -111,6 +115,7 @@ class Store {
       const ArtifactKey& key, const std::function<Result<StoredBinary>()>& compile) = 0;
 
   virtual void record(const Measurement& measurement) = 0;  // committed on return
+  // Takes the place of the one of its key and generator; a pinned one yields only to a pinned one.
   virtual void select(const Selection& selection) = 0;
   virtual std::optional<Selection> find_selection(const MeasurementKey& key,
                                                   const std::string& generator) = 0;
@@ -124,6 +129,11 @@ class Store {
 
   virtual std::optional<EnvironmentLimits> limits(const std::string& environment) = 0;
   virtual void set_limits(const std::string& environment, const EnvironmentLimits& limits) = 0;
+
+  // Selections of the same problem, tokens and policy from other environments, newest first: seeds
+  // that are to be measured here before they are trusted.
+  virtual std::vector<Selection> selections_elsewhere(const MeasurementKey& key,
+                                                      const std::string& generator) = 0;
 
   // Counters since open: "hit_memory", "hit_user", "hit_read_only", "compile", "bad_hash",
   // "db_fail", "wait_ms".
