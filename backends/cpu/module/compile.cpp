@@ -114,6 +114,7 @@ void compile(const MoejitCpuRequest& request, Output& out) {
 
   clang::CompilerInstance compiler;
   compiler.setInvocation(std::move(invocation));
+  compiler.setVerboseOutputStream(log);  // "1 warning generated." goes there
   compiler.createDiagnostics(printer.get(), /*ShouldOwnClient=*/false);
   compiler.createFileManager(files);
   llvm::SmallVector<char, 0> bytes;

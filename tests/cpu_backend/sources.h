@@ -1,0 +1,78 @@
+// Small kernels and temporary folders for the tests of the CPU backend.
+#pragma once
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "backends/backend.h"
+#include "backends/cpu/compiler_module.h"
+
+namespace moejit::internal {
+
+inline std::string read_text(const std::filesystem::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+// `body` follows templates/abi.h and `using moejit_abi::MoeArgs;`.
+inline KernelSource kernel(const std::string& body, std::vector<std::string> entries = {"go"},
+                           const std::string& name = "test_kernel.cc") {
+  KernelSource source;
+  source.name = name;
+  std::string abi = read_text(std::string(MOEJIT_SOURCE_DIR) + "/templates/abi.h");
+  if (const size_t at = abi.find("#pragma once"); at != std::string::npos) abi.erase(at, 12);
+  source.text = abi + "\nusing moejit_abi::MoeArgs;\n" + body;
+  source.arch = "x86-64-v3";
+  source.language = "c++";
+  for (const std::string& entry : entries) source.entries.push_back(Entry{.name = entry});
+  return source;
+}
+
+// Writes `value` to the int at args.out.
+inline KernelSource constant_kernel(int value) {
+  return kernel("extern \"C\" void go(const MoeArgs* a, int w, int) { if (w == 0) *(int*)a->out = " +
+                std::to_string(value) + "; }\n");
+}
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string name = std::filesystem::temp_directory_path() / "moejit-test-XXXXXX";
+    path_ = mkdtemp(name.data());
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+class ScopedEnv {
+ public:
+  ScopedEnv(const char* name, const std::string& value) : name_(name) {
+    if (const char* old = getenv(name)) saved_ = old, had_ = true;
+    setenv(name, value.c_str(), 1);
+  }
+  ~ScopedEnv() { had_ ? setenv(name_, saved_.c_str(), 1) : unsetenv(name_); }
+  ScopedEnv(const ScopedEnv&) = delete;
+  ScopedEnv& operator=(const ScopedEnv&) = delete;
+
+ private:
+  const char* name_;
+  std::string saved_;
+  bool had_ = false;
+};
+
+}  // namespace moejit::internal
+
+// For tests that compile: without the module there is nothing to test.
+#define MOEJIT_NEED_COMPILER()                                                       \
+  do {                                                                               \
+    if (auto module_ = ::moejit::internal::CompilerModule::get(); !module_.ok())     \
+      GTEST_SKIP() << module_.status().to_string();                                  \
+  } while (0)
