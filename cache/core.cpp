@@ -76,8 +76,7 @@ void Core::open_user() {
   } else if (!sqlite_usable_after_fork()) {
     user_.why = "the process was forked during a database access; nothing is kept on disk";
   } else {
-    user_ =
-        open_user_db(user_options());
+    user_ = open_user_db(user_options());
   }
   if (!user_.why.empty()) {
     say_once(options.directory + user_.why, user_.why);

@@ -77,6 +77,32 @@ constexpr const char* kVersion1[] = {
     " UPDATE total SET n = n - old.raw_size WHERE k = 'blob_bytes'; END",
 };
 
+// Every decision that was ever made for a key, for `cache history`.
+#define MOEJIT_REMEMBER                                                                   \
+  " INSERT INTO history(prob_id, env_id, policy_id, generator, schedule, source, tc_id,"  \
+  " how, median_s, versus_default, candidates, note, at) VALUES(new.prob_id, new.env_id," \
+  " new.policy_id, new.generator, new.schedule, new.source, new.tc_id, new.how,"          \
+  " new.median_s, new.versus_default, new.candidates, new.note, new.decided_at); END"
+
+constexpr const char* kVersion2[] = {
+    "CREATE TABLE history(hist_id INTEGER PRIMARY KEY,"
+    " prob_id INTEGER NOT NULL REFERENCES problem, env_id INTEGER NOT NULL REFERENCES env,"
+    " policy_id INTEGER NOT NULL REFERENCES policy, generator TEXT NOT NULL,"
+    " schedule TEXT NOT NULL, source BLOB NOT NULL CHECK(length(source)=32),"
+    " tc_id INTEGER NOT NULL REFERENCES toolchain, how TEXT NOT NULL, median_s REAL,"
+    " versus_default REAL, candidates INTEGER NOT NULL, note TEXT NOT NULL,"
+    " at INTEGER NOT NULL) STRICT",
+    "CREATE INDEX history_key ON history(prob_id, env_id, policy_id, generator, at)",
+    "CREATE TRIGGER selection_added AFTER INSERT ON selection BEGIN" MOEJIT_REMEMBER,
+    "CREATE TRIGGER selection_changed AFTER UPDATE ON selection BEGIN" MOEJIT_REMEMBER,
+};
+
+constexpr int64_t kTablesOfVersion1 = 11, kTablesOfVersion2 = 12;
+
+void add_version2(Db& db) {
+  for (const char* statement : kVersion2) db.exec(statement);
+}
+
 bool set_version(Db& db) {
   // Pragmas take no parameters; the number is ours.
   const std::string text = "PRAGMA user_version=" + std::to_string(kSchemaVersion);
@@ -101,6 +127,7 @@ bool create_schema(Db& db) {
   const std::string id = "PRAGMA application_id=" + std::to_string(kApplicationId);
   db.exec(id.c_str());
   for (const char* statement : kVersion1) db.exec(statement);
+  add_version2(db);
   db.exec("INSERT INTO total(k, n) VALUES('blob_bytes', 0)");
   return set_version(db) && transaction.commit();
 }
@@ -112,7 +139,7 @@ SchemaVerdict check_schema(Db& db, int64_t* version) {
   {
     Query query(db,
                 "SELECT count(*), coalesce(sum(name IN ('meta','toolchain','env','policy','blob',"
-                "'artifact','problem','session','measurement','selection','total')), 0)"
+                "'artifact','problem','session','measurement','selection','total','history')), 0)"
                 " FROM sqlite_schema WHERE type = 'table'");
     if (query.row()) {
       tables = query.integer_at(0);
@@ -130,9 +157,11 @@ SchemaVerdict check_schema(Db& db, int64_t* version) {
     const bool readable = !oldest.empty() && oldest.size() < 10 &&
                           oldest.find_first_not_of("0123456789") == std::string::npos &&
                           std::stoll(oldest) <= kSchemaVersion;
-    return readable && ours == 11 ? SchemaVerdict::kNewerRead : SchemaVerdict::kNewer;
+    return readable && ours >= kTablesOfVersion1 ? SchemaVerdict::kNewerRead
+                                                 : SchemaVerdict::kNewer;
   }
-  if (*version < 1 || ours != 11) return SchemaVerdict::kIncomplete;
+  const int64_t wanted = *version < 2 ? kTablesOfVersion1 : kTablesOfVersion2;
+  if (*version < 1 || ours < wanted) return SchemaVerdict::kIncomplete;
   return *version < kSchemaVersion ? SchemaVerdict::kOlder : SchemaVerdict::kCurrent;
 }
 
@@ -140,12 +169,23 @@ bool migrate_schema(Db& db, int64_t from) {
   Transaction transaction(db, "BEGIN EXCLUSIVE");
   // Another process may have been here first.
   if (pragma(db, "PRAGMA user_version") != from) return db.error() == 0;
+  if (from < 2) {
+    add_version2(db);
+    db.exec(
+        "INSERT INTO history(prob_id, env_id, policy_id, generator, schedule, source, tc_id, how,"
+        " median_s, versus_default, candidates, note, at) SELECT prob_id, env_id, policy_id,"
+        " generator, schedule, source, tc_id, how, median_s, versus_default, candidates, note,"
+        " decided_at FROM selection");
+  }
   return set_version(db) && transaction.commit();
 }
 
-bool schema_is_ours(Db& db) {
+bool schema_is_ours(Db& db, int64_t version) {
   std::set<std::string> expected;
   for (const char* statement : kVersion1) expected.insert(statement);
+  if (version >= 2) {
+    for (const char* statement : kVersion2) expected.insert(statement);
+  }
   Query query(db, "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL");
   size_t found = 0;
   while (query.row()) {

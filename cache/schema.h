@@ -13,7 +13,7 @@ inline constexpr const char* kDatabaseName = "moejit-v1.db";
 inline constexpr int64_t kApplicationId = 0x4d6f4b43;  // "MoKC"
 // PRAGMA user_version. A higher number adds to a lower one; what cannot be added to is another
 // file name.
-inline constexpr int64_t kSchemaVersion = 1;
+inline constexpr int64_t kSchemaVersion = 2;
 // Written to meta: the oldest reader that understands the file.
 inline constexpr int64_t kSchemaMinReader = 1;
 
@@ -33,8 +33,8 @@ bool create_schema(Db& db);
 // Takes an older database to kSchemaVersion in one transaction. Only under the init lock.
 bool migrate_schema(Db& db, int64_t from);
 
-// True where the file has exactly our tables, triggers and indices, word for word: what is
-// imported may hold nothing that runs.
-bool schema_is_ours(Db& db);
+// True where the file has exactly the tables, triggers and indices of that version, word for word:
+// what is imported may hold nothing else that runs.
+bool schema_is_ours(Db& db, int64_t version);
 
 }  // namespace moejit::internal

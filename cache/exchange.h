@@ -1,0 +1,60 @@
+// Databases on the move: pack makes one file to ship, merge takes one in, diff compares. Places and
+// errors as in cache/inspect.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cache/inspect.h"
+
+namespace moejit::internal {
+
+struct PackOptions {
+  std::string backend, arch, toolchain;  // empty: all
+  bool binaries = true;
+  bool losers = false;        // also binaries that no selection names
+  bool measurements = false;  // also the measurements, else only the selections
+};
+struct PackReport {
+  std::string path;
+  std::string sha256;  // of the file; equal content gives an equal file
+  int64_t bytes = 0;
+  int64_t binaries = 0, selections = 0, measurements = 0;
+};
+// Writes a new file (an existing one is replaced whole) that can be opened read-only in place or
+// merged. It names no host, user or path, and its time stamps are 0.
+Result<PackReport> pack_cache(const CachePlace& place, const std::string& output,
+                              const PackOptions& options = {});
+
+struct MergeOptions {
+  std::string sha256;     // of the pack; refuses another one. "" accepts any
+  bool cpu_code = false;  // take machine code for the CPU, which then runs in this process
+  double margin = 0.03;   // a selection of the same key must be faster by this share
+  bool dry_run = false;
+};
+struct MergeReport {
+  int64_t binaries = 0, binaries_known = 0;
+  int64_t binaries_refused = 0;  // CPU code without cpu_code
+  int64_t binaries_damaged = 0;  // fail their SHA-256; not taken
+  int64_t measurements = 0, measurements_known = 0;
+  int64_t selections = 0;       // new or better
+  int64_t selections_kept = 0;  // ours is pinned, newer or as good
+  int64_t environments = 0;     // new ones
+};
+// Takes `source` (a pack, or a directory that nobody writes) into the cache in one transaction. A
+// new selection becomes "imported"; a pinned one here is never replaced.
+Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& source,
+                                const MergeOptions& options = {});
+
+struct DiffLine {
+  char side = ' ';   // '<' only in the first, '>' only in the second, '!' in both, different
+  std::string kind;  // "binary" | "selection"
+  std::string key;   // hexadecimal
+  std::string what;  // arch and toolchain, or problem and tokens
+  std::string first, second;  // for '!': both schedules or both SHA-256; median in seconds
+};
+// By kind and key.
+Result<std::vector<DiffLine>> diff_caches(const CachePlace& first, const CachePlace& second);
+
+}  // namespace moejit::internal
