@@ -55,7 +55,6 @@ class Doctor : public Command {
     if (!compiler.ok()) {
       return {false, "only kernels of the cache (" + compiler.status().message() + ")"};
     }
-    table->add({name, std::string("compiler"), std::string("compiler"), *compiler});
     return {true, "yes"};
   }
 

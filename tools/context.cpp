@@ -101,7 +101,7 @@ bool Context::confirm(const std::string& what) {
 }
 
 void Context::route_log() {
-  log_route().level = verbosity == 0  ? log_level_of_environment()
+  log_route().level = verbosity == 0  ? static_cast<int>(internal::settings().log)
                       : verbosity < 0 ? 0
                                       : 1 + verbosity;
   internal::set_log_sink(
