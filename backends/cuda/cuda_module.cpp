@@ -123,7 +123,8 @@ Status CudaModule::encode_maps(const MoeArgs& args, TensorMaps* maps) const {
 }
 
 Status CudaModule::launch(const MoeArgs& args, Stream stream_pointer) const {
-  if (args.num_tokens == 0) return {};  // out has no element
+  // A layer without tokens has nothing to write, and its pointers may be null; a probe has no workspace.
+  if (args.num_tokens == 0 && !workspace_.empty()) return {};
   CUstream stream = static_cast<CUstream>(stream_pointer);
   ScopedContext scope(api_, device_, primary_);
   MOEJIT_RETURN_IF_ERROR(scope.status());

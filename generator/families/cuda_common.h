@@ -1,0 +1,43 @@
+// What the GPU families share: entries, regions, the head of the generated text, legality helpers.
+#pragma once
+
+#include <string>
+
+#include "generator/family.h"
+
+namespace moejit::internal::gpu {
+
+int64_t ceil_div(int64_t a, int64_t b);
+inline int64_t slots(const MoeConfig& c) { return int64_t{c.top_k} + c.num_shared_experts; }
+
+// "sm_90a" -> 90; 0 where the arch is not NVIDIA's.
+int arch_number(const Target& target);
+// Simulated and real targets of NVIDIA's instruction set.
+std::optional<std::string> why_not_nvidia(const Target& target, int oldest_arch);
+// Every parameter present and one of its values.
+std::optional<std::string> why_not_values(const Family& family, const Schedule& schedule);
+std::string refuse(const Schedule& schedule, const char* name, const std::string& rule);
+
+// Shared memory of one unit, of which each resident block also takes 1 KiB.
+int64_t shared_per_unit(const Target& target);
+
+// Constants, workspace table, primitives and `kernels` (a path under templates/).
+KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                         const std::vector<WorkspaceRegion>& workspace, const char* kernels);
+
+Entry route_entry(const MoeConfig& config);
+Entry plan_entry();
+Entry combine_entry(const MoeConfig& config);
+
+// The regions of plan.h for tiles of `tile_rows` rows: counts, rows, tiles.
+std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows);
+
+// Share of the units kept busy by `items` equal pieces of work.
+double wave_share(double items, double units);
+
+// What routing, planning and combining cost, for Family::work().
+PhaseWork plan_work(const MoeConfig& config, double tokens);
+PhaseWork combine_work(const MoeConfig& config, double tokens);
+double token_count(const MoeConfig& config, const RowCounts& rows);
+
+}  // namespace moejit::internal::gpu

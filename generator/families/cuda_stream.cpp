@@ -1,0 +1,166 @@
+#include "generator/families/cuda_stream.h"
+
+#include <algorithm>
+
+#include "generator/families/cuda_common.h"
+
+namespace moejit::internal {
+namespace {
+
+using gpu::ceil_div;
+
+// As in stream_ring.h.
+constexpr int64_t kListSlots = 1024;
+
+int64_t shared_bytes(const MoeConfig& config, const Schedule& s) {
+  const int64_t warps = s.at("warps"), fragments = int64_t{s.at("tile_m")} * s.at("tile_n");
+  const int64_t ring = warps * s.at("stages") * s.at("tile_m") * 2048;
+  const int64_t reduce = 2 * warps * fragments * 512;
+  const int64_t plan = ceil_div((2 * int64_t{config.total_experts()} + 2) * 4 + warps * 4 + warps * 128 + 2 * kListSlots * 2, 128) * 128;
+  return ring + reduce + plan;
+}
+
+int64_t gate_tiles(const MoeConfig& config, const Schedule& s) {
+  return ceil_div(config.intermediate_size, int64_t{s.at("tile_m")} * (config.gated ? 8 : 16));
+}
+int64_t down_tiles(const MoeConfig& config, const Schedule& s) {
+  return ceil_div(config.hidden_size, int64_t{s.at("tile_m")} * 16);
+}
+
+class CudaStream : public Family {
+ public:
+  const char* name() const override { return "cuda_stream"; }
+  BackendKind backend() const override { return BackendKind::kCuda; }
+  const char* help() const override {
+    return "GPU decode: weights streamed once through per-warp rings, tensor cores, few rows per expert";
+  }
+
+  std::vector<Param> params() const override {
+    return {
+        {"warps", {8, 4, 16}, "warps of a block; they split the reduction"},
+        {"tile_m", {1, 2}, "16-row tiles of weights of one unit of work"},
+        {"tile_n", {1, 2, 4}, "8-token tiles of one unit of work"},
+        {"stages", {6, 3, 4, 5, 8, 10, 12, 16}, "128-byte-wide stages of a warp's ring"},
+        {"blocks", {2, 1, 3, 4}, "resident blocks of a unit"},
+    };
+  }
+
+  std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
+    if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
+    if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
+    if (config.transposed) return "transposed = true: must be false, a row of weights is streamed as it lies";
+    return std::nullopt;
+  }
+
+  std::optional<std::string> why_not(const MoeConfig& config, const Target& target,
+                                     const Schedule& schedule) const override {
+    if (auto reason = why_not(config, target)) return reason;
+    if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
+    const int64_t blocks = schedule.at("blocks"), warps = schedule.at("warps");
+    const int64_t limit = std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
+    if (const int64_t bytes = shared_bytes(config, schedule); bytes > limit) {
+      return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) +
+                                                 " bytes of shared memory, above the " + std::to_string(limit) + " that " +
+                                                 std::to_string(blocks) + " resident blocks leave");
+    }
+    if (warps * blocks > 16) {
+      return gpu::refuse(schedule, "blocks", "with " + std::to_string(warps) + " warps leaves less than 128 registers a thread");
+    }
+    if (schedule.at("tile_m") * schedule.at("tile_n") > 4) {
+      return gpu::refuse(schedule, "tile_n", "tile_m * tile_n must be at most 4, or accumulators and operands spill");
+    }
+    // Bytes in flight are what this family is for.
+    const int64_t in_flight = blocks * warps * schedule.at("stages") * schedule.at("tile_m") * 2048;
+    if (in_flight < std::min<int64_t>(64 << 10, target.shared_bytes / 2)) {
+      return gpu::refuse(schedule, "stages", "keeps only " + std::to_string(in_flight) + " bytes in flight on a unit");
+    }
+    return std::nullopt;
+  }
+
+  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
+    const double touched = std::max(1.0, std::min<double>(config.num_experts, static_cast<double>(tokens * config.top_k)));
+    const double rows = static_cast<double>(tokens * config.top_k) / touched;
+    Schedule schedule{.family = name(), .params = {{"warps", 8}, {"tile_m", 1}, {"blocks", 2}}};
+    schedule.params["tile_n"] = rows <= 6 ? 1 : rows <= 12 ? 2 : 4;
+    if (rows > 3 && rows <= 12) schedule.params["tile_m"] = 2;
+    for (int blocks : {2, 1}) {
+      schedule.params["blocks"] = blocks;
+      for (int stages : {16, 12, 10, 8, 6, 5, 4, 3}) {
+        schedule.params["stages"] = stages;
+        if (!why_not(config, target, schedule)) return schedule;
+      }
+    }
+    return schedule;
+  }
+
+  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                              const RowCounts& rows) const override;
+  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override;
+};
+
+std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                                        const RowCounts& rows) const {
+  const double element = size_of(config.dtype);
+  const double h = config.hidden_size, i = config.intermediate_size;
+  const double w13 = static_cast<double>(config.w13_rows()) * h, w2 = h * i;
+  const int64_t unit_tokens = int64_t{schedule.at("tile_n")} * 8;
+  PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
+  double chunks = 0, pairs = 0;
+  for (int64_t count : rows) {
+    if (count == 0) continue;
+    const double passes = static_cast<double>(ceil_div(count, unit_tokens));
+    chunks += passes;
+    pairs += static_cast<double>(count);
+    gate_up.bytes += w13 * element;
+    down.bytes += w2 * element;
+    gate_up.cache_bytes += w13 * element * (passes - 1);
+    down.cache_bytes += w2 * element * (passes - 1);
+    gate_up.dot_flops += 2.0 * w13 * passes * static_cast<double>(unit_tokens);
+    down.dot_flops += 2.0 * w2 * passes * static_cast<double>(unit_tokens);
+  }
+  const double tiles13 = static_cast<double>(gate_tiles(config, schedule)), tiles2 = static_cast<double>(down_tiles(config, schedule));
+  const double tokens = gpu::token_count(config, rows);
+  // Every row tile reads its tokens again, from the L2.
+  gate_up.cache_bytes += pairs * h * element * tiles13;
+  down.cache_bytes += pairs * i * element * tiles2 + pairs * h * 8;
+  gate_up.bytes += tokens * h * element;
+  down.bytes += tokens * h * element;
+  const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
+  gate_up.parallel = gpu::wave_share(chunks * tiles13, units);
+  down.parallel = gpu::wave_share(chunks * tiles2, units);
+  // Beyond the sorted list every unit of `down` scans topk_ids.
+  if (tokens * static_cast<double>(gpu::slots(config)) > static_cast<double>(kListSlots)) {
+    down.cache_bytes += chunks * tiles2 * tokens * config.top_k * 4.0 * schedule.at("warps");
+  }
+  return {gate_up, down};
+}
+
+KernelSource CudaStream::emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const {
+  const int64_t slots = gpu::slots(config);
+  const std::vector<WorkspaceRegion> workspace = {
+      {.name = "counters", .fixed_bytes = 4 * down_tiles(config, schedule)},
+      {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)},
+      {.name = "y", .bytes_per_token = slots * config.hidden_size * 4},
+  };
+  KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/stream.h");
+  Entry entry;
+  entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
+  entry.threads = schedule.at("warps") * 32;
+  entry.shared_bytes = static_cast<int32_t>(shared_bytes(config, schedule));
+  entry.dependent_launch = true;
+  source.entries.push_back(gpu::route_entry(config));
+  entry.name = "moe_stream_gate_up";
+  source.entries.push_back(entry);
+  entry.name = "moe_stream_down";
+  source.entries.push_back(entry);
+  return source;
+}
+
+}  // namespace
+
+const Family* cuda_stream_family() {
+  static const CudaStream family;
+  return &family;
+}
+
+}  // namespace moejit::internal

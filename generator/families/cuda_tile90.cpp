@@ -1,0 +1,150 @@
+#include "generator/families/cuda_tile90.h"
+
+#include <algorithm>
+
+#include "generator/families/cuda_common.h"
+
+namespace moejit::internal {
+namespace {
+
+using gpu::ceil_div;
+
+int64_t stage_bytes(const Schedule& s) { return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128; }
+// Ring, its barriers, and room to align the ring to 1024 bytes.
+int64_t shared_bytes(const Schedule& s) { return s.at("stages") * (stage_bytes(s) + 16) + 1024; }
+
+int64_t h_columns(const MoeConfig& config, const Schedule& s) {
+  return config.gated ? s.at("tile_n") / 2 : s.at("tile_n");
+}
+
+class CudaTile90 : public Family {
+ public:
+  const char* name() const override { return "cuda_tile90"; }
+  BackendKind backend() const override { return BackendKind::kCuda; }
+  const char* help() const override {
+    return "GPU prefill on sm_90a: TMA, wgmma, warp-specialised persistent tiles";
+  }
+
+  std::vector<Param> params() const override {
+    return {
+        {"tile_m", {128, 64}, "rows of an output tile; 64 per consumer warpgroup"},
+        {"tile_n", {256, 128}, "columns of an output tile (half gate, half up in the first product)"},
+        {"stages", {4, 3, 5, 6, 7, 8}, "stages of the ring, 64 elements of the reduction each"},
+        {"raster", {16, 4, 64}, "row tiles of an expert that share weights at a time"},
+    };
+  }
+
+  std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
+    if (auto reason = gpu::why_not_nvidia(target, 90)) return reason;
+    if (gpu::arch_number(target) != 90) return "arch = " + target.arch + ": must be sm_90a, wgmma exists there alone";
+    if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
+    return std::nullopt;
+  }
+
+  std::optional<std::string> why_not(const MoeConfig& config, const Target& target,
+                                     const Schedule& schedule) const override {
+    if (auto reason = why_not(config, target)) return reason;
+    if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
+    if (const int64_t bytes = shared_bytes(schedule); bytes > target.shared_bytes) {
+      return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) + " bytes of shared memory, above the " +
+                                                 std::to_string(target.shared_bytes) + " of the target");
+    }
+    Schedule deeper = schedule;
+    if (schedule.at("stages") < 8) {
+      deeper.params["stages"] = schedule.at("stages") + 1;
+      if (shared_bytes(deeper) <= target.shared_bytes) {
+        return gpu::refuse(schedule, "stages", "a deeper ring fits, and is never slower");
+      }
+    }
+    return std::nullopt;
+  }
+
+  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
+    const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
+    Schedule schedule{.family = name(), .params = {{"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}}};
+    for (int stages : {8, 7, 6, 5, 4, 3}) {
+      schedule.params["stages"] = stages;
+      if (!why_not(config, target, schedule)) break;
+    }
+    return schedule;
+  }
+
+  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                              const RowCounts& rows) const override;
+  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override;
+};
+
+std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                                        const RowCounts& rows) const {
+  const double element = size_of(config.dtype);
+  const double h = config.hidden_size, i = config.intermediate_size;
+  const int64_t tile_m = schedule.at("tile_m"), tile_n = schedule.at("tile_n");
+  const double n13 = static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
+  const double n2 = static_cast<double>(ceil_div(config.hidden_size, tile_n));
+  PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
+  double tiles = 0, pairs = 0;
+  for (int64_t count : rows) {
+    if (count == 0) continue;
+    tiles += static_cast<double>(ceil_div(count, tile_m));
+    pairs += static_cast<double>(count);
+    gate_up.bytes += static_cast<double>(config.w13_rows()) * h * element;
+    down.bytes += h * i * element;
+  }
+  const double rows_padded = tiles * static_cast<double>(tile_m);
+  gate_up.dot_flops = 2.0 * rows_padded * n13 * static_cast<double>(tile_n) * h;
+  down.dot_flops = 2.0 * rows_padded * n2 * static_cast<double>(tile_n) * i;
+  gate_up.cache_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+  down.cache_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+  const double tokens = gpu::token_count(config, rows);
+  gate_up.bytes += tokens * h * element + pairs * i * element;
+  down.bytes += pairs * i * element + pairs * h * 4;
+  const double units = target.num_units;
+  gate_up.parallel = gpu::wave_share(tiles * n13, units);
+  down.parallel = gpu::wave_share(tiles * n2, units);
+  return {gpu::plan_work(config, tokens), gate_up, down, gpu::combine_work(config, tokens)};
+}
+
+KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const {
+  const int64_t slots = gpu::slots(config);
+  std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
+  workspace.push_back({.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
+  workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
+  KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
+
+  const int64_t h = config.hidden_size, i = config.intermediate_size, experts = config.total_experts();
+  const int64_t rows13 = config.w13_rows();
+  const int32_t group = config.transposed ? 64 : schedule.at("tile_n") / 2;
+  const auto map = [&](TensorMapSpec::Base base, int64_t rows, int64_t depth) {
+    TensorMapSpec spec;
+    spec.base = base;
+    spec.element_bytes = 2;
+    spec.dims = config.transposed ? std::vector<int64_t>{rows, depth, experts} : std::vector<int64_t>{depth, rows, experts};
+    spec.box = config.transposed ? std::vector<int32_t>{64, 64, 1} : std::vector<int32_t>{64, group, 1};
+    return spec;
+  };
+  source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h), map(TensorMapSpec::Base::kW2, h, i)};
+
+  Entry entry;
+  entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = 1};
+  entry.threads = 128 + schedule.at("tile_m") * 2;
+  entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
+  entry.dependent_launch = true;
+  entry.tensor_maps = true;
+  source.entries.push_back(gpu::route_entry(config));
+  source.entries.push_back(gpu::plan_entry());
+  entry.name = "moe_tile90_gate_up";
+  source.entries.push_back(entry);
+  entry.name = "moe_tile90_down";
+  source.entries.push_back(entry);
+  source.entries.push_back(gpu::combine_entry(config));
+  return source;
+}
+
+}  // namespace
+
+const Family* cuda_tile90_family() {
+  static const CudaTile90 family;
+  return &family;
+}
+
+}  // namespace moejit::internal
