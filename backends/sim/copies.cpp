@@ -8,10 +8,10 @@ namespace moejit::internal::sim {
 
 using moejit_sim::TensorMapData;
 
-void Engine::cp_async(uint32_t dst, const void* src, bool valid, const void* pc) {
+void Engine::cp_async(uint32_t dst, const void* src, bool valid, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
-  Thread::Copy copy{dst, src, valid, offset_of(pc), thread->observer};
+  Thread::Copy copy{dst, src, valid, line, thread->observer};
   ++thread->copies_issued;
   if (timing_ == Timing::kEarly) {
     thread->copies_done = thread->copies_issued;
@@ -27,7 +27,7 @@ void Engine::perform_copy(Thread* thread, const Thread::Copy& copy, uint32_t ind
   access.agent = copy.issued.copy_agent;
   access.time = index;
   access.block = copy.issued.know.block;
-  access.pc = copy.pc;
+  access.line = copy.line;
   access.flags = kCopyAccess;
   const char* from = copy.valid ? global_at(copy.src, 16, 16, access, thread, false) : nullptr;
   access.flags = kCopyAccess | kWriteAccess;
@@ -52,7 +52,7 @@ void Engine::cp_async_commit() {
   current_->copy_groups.push_back(current_->copies_issued);
 }
 
-void Engine::cp_async_wait(int pending, const void*) {
+void Engine::cp_async_wait(int pending, uint32_t) {
   ++counters_.instructions;
   Thread* thread = current_;
   while (thread->copy_groups.size() > static_cast<size_t>(pending)) {
@@ -63,18 +63,18 @@ void Engine::cp_async_wait(int pending, const void*) {
   }
 }
 
-void Engine::cp_async_arrive(uint32_t bar, const void* pc) {
+void Engine::cp_async_arrive(uint32_t bar, uint32_t line) {
   ++counters_.barriers;
   Thread* thread = current_;
-  thread->pc = pc;
-  mbar_at(thread->block, bar, access_by(thread, pc, kWriteAccess | kAtomicAccess), thread);
+  thread->line = line;
+  mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
   Pending pending;
   pending.kind = Pending::kCopyArrive;
   pending.block = thread->block;
   pending.thread = thread;
   pending.bar = bar;
   pending.copies = thread->copies_issued;
-  pending.pc = offset_of(pc);
+  pending.line = line;
   enqueue(std::move(pending));
 }
 
@@ -87,16 +87,16 @@ void Engine::enqueue(Pending pending) {
 }
 
 void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar,
-                       const void* pc) {
+                       uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
-  thread->pc = pc;
+  thread->line = line;
   if (bytes == 0 || bytes % 16 != 0 || dst % 16 != 0 || reinterpret_cast<uintptr_t>(src) % 16 != 0) {
     fail(FindingKind::kCopyMisuse,
-         where(thread, offset_of(pc)) + "\n  bulk copy of " + std::to_string(bytes) +
+         where(thread, line) + "\n  bulk copy of " + std::to_string(bytes) +
              " bytes: size, source and destination must be multiples of 16");
   }
-  mbar_at(thread->block, bar, access_by(thread, pc, kWriteAccess | kAtomicAccess), thread);
+  mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
   Pending pending;
   pending.kind = Pending::kBulk;
   pending.block = thread->block;
@@ -105,16 +105,16 @@ void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t b
   pending.src = src;
   pending.bytes = bytes;
   pending.bar = bar;
-  pending.pc = offset_of(pc);
+  pending.line = line;
   pending.issued = thread->observer;
   enqueue(std::move(pending));
 }
 
 void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                         const void* pc) {
+                         uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
-  thread->pc = pc;
+  thread->line = line;
   Pending pending;
   std::memcpy(&pending.map, map, sizeof pending.map);
   const TensorMapData& data = pending.map;
@@ -135,16 +135,16 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
           std::to_string(data.swizzle_bytes);
   }
   if (!why.empty()) {
-    fail(FindingKind::kCopyMisuse, where(thread, offset_of(pc)) + "\n  tensor copy: " + why);
+    fail(FindingKind::kCopyMisuse, where(thread, line) + "\n  tensor copy: " + why);
   }
-  mbar_at(thread->block, bar, access_by(thread, pc, kWriteAccess | kAtomicAccess), thread);
+  mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
   pending.kind = Pending::kTensor;
   pending.block = thread->block;
   pending.thread = thread;
   pending.dst = dst;
   pending.bar = bar;
   for (int i = 0; i < rank; ++i) pending.at[static_cast<size_t>(i)] = at[i];
-  pending.pc = offset_of(pc);
+  pending.line = line;
   pending.issued = thread->observer;
   pending.bytes = inner;
   for (unsigned i = 1; i < data.rank; ++i) pending.bytes *= data.box[i];
@@ -168,7 +168,7 @@ void Engine::perform(const Pending& pending) {
   access.agent = mbar.agent;
   access.time = mbar.phase + 1;
   access.block = pending.block->uid;
-  access.pc = pending.pc;
+  access.line = pending.line;
   access.flags = kAsyncAccess;
   if (pending.kind == Pending::kTensor) {
     perform_tensor(pending, access);

@@ -31,16 +31,16 @@ Engine::~Engine() {
   }
 }
 
-bool Engine::run(const std::vector<EntryPlan>& entries, Invoke invoke, const void* args,
-                 const moejit_sim::Self** self_slot, const char* image) {
+bool Engine::run(const std::vector<EntryPlan>& entries, const void* args,
+                 const moejit_sim::Self** self_slot) {
   self_slot_ = self_slot;
-  image_ = image;
+  args_ = args;
   for (entry_index_ = 0; entry_index_ < entries.size(); ++entry_index_) {
     const EntryPlan& entry = entries[entry_index_];
     const uint64_t all_before = (uint64_t{1} << entry_index_) - 1;
     if (!entry.dependent || entry_index_ == 0) known_at_start_ = all_before;
     counters_.launches += 1;
-    if (!run_grid(entry, invoke, args)) return false;
+    if (!run_grid(entry)) return false;
   }
   return true;
 }
@@ -123,10 +123,8 @@ void Engine::start_cluster(uint32_t first_block) {
   }
 }
 
-bool Engine::run_grid(const EntryPlan& entry, Invoke invoke, const void* args) {
+bool Engine::run_grid(const EntryPlan& entry) {
   entry_ = &entry;
-  invoke_ = invoke;
-  args_ = args;
   next_block_ = 0;
   known_at_exit_ = ~uint64_t{0};
   known_at_trigger_ = ~uint64_t{0};
@@ -228,7 +226,7 @@ void Engine::retire(Block* block) {
       fail(FindingKind::kCopyMisuse,
            "block " + std::to_string(block->id) + " of " + entry_->name +
                " ends while a copy into its shared memory is in flight\n  issued at " +
-               line_of(pending.pc));
+               line_of(pending.line));
     }
   }
   uint64_t registers = 0;
@@ -243,7 +241,7 @@ void Engine::retire(Block* block) {
 void Engine::fiber_main(void* argument) {
   auto* thread = static_cast<Thread*>(argument);
   Engine* engine = thread->block->engine;
-  engine->invoke_(engine->entry_->function, engine->args_);
+  engine->entry_->invoke(engine->entry_->function, engine->args_);
   engine->thread_exit(thread);
   // Never resumed.
   engine->suspend(thread, Wait::kExited);
@@ -260,7 +258,7 @@ void Engine::thread_exit(Thread* thread) {
   for (Meeting* meeting : {&block->warps[index / 32], &block->groups[index / 128]}) {
     if (meeting->arrived > 0) {
       fail(FindingKind::kDivergence, where(thread, 0) + " ends while lanes of its warp wait for it at " +
-                                         line_of(offset_of(meeting->pc)));
+                                         line_of(meeting->line));
     }
   }
   if (!block->warpgroups[index / 128].pending.empty() ||

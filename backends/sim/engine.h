@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct Region {
   Shadow shadow;            // of writable regions
 };
 
+// Calls a kernel function with its parameters.
+using Invoke = void (*)(void* function, const void* args);
+
 struct EntryPlan {
   std::string name;
   void* function = nullptr;
@@ -44,10 +48,8 @@ struct EntryPlan {
   uint32_t shared_bytes = 0;
   uint32_t cluster = 1;
   bool dependent = false;
+  Invoke invoke = nullptr;
 };
-
-// What a kernel parameter list looks like to the engine.
-using Invoke = void (*)(void* function, const void* args);
 
 struct Limits {
   uint32_t units = 4;
@@ -84,13 +86,13 @@ struct Thread {
   Wait wait = Wait::kReady;
   uint32_t wait_a = 0;
   uint32_t wait_b = 0;
-  const void* pc = nullptr;
+  uint32_t line = 0;
   // cp.async: copies issued, closed into groups, performed.
   struct Copy {
     uint32_t dst;
     const void* src;
     bool valid;
-    uint32_t pc;
+    uint32_t line;
     Observer issued;
   };
   std::deque<Copy> copies;            // issued and not performed (late timing)
@@ -107,14 +109,14 @@ struct Thread {
 struct Meeting {
   int kind = -1;
   uint32_t arrived = 0;
-  const void* pc = nullptr;
+  uint32_t line = 0;
   std::array<void*, 128> args;
 };
 
 struct Barrier {
   uint32_t expected = 0;
   uint32_t arrived = 0;
-  const void* pc = nullptr;
+  uint32_t line = 0;
   Gather gather;
   std::vector<Thread*> waiting;
   std::vector<uint16_t> lanes_of_warp;  // arrivals per warp
@@ -138,7 +140,7 @@ struct Wgmma {
   bool accumulate;
   uint64_t desc_a, desc_b;
   std::array<float*, 128> d;
-  uint32_t pc;
+  uint32_t line;
   uint32_t time;
   std::array<Observer, 4> issued;  // lane 0 of each warp
 };
@@ -201,7 +203,7 @@ struct Pending {
   moejit_sim::TensorMapData map{};
   std::array<int, 3> at{};
   uint32_t copies = 0;
-  uint32_t pc = 0;
+  uint32_t line = 0;
   Observer issued;
 };
 
@@ -211,13 +213,12 @@ class Engine {
   ~Engine();
 
   // Runs the entries in order; false where there is a finding.
-  bool run(const std::vector<EntryPlan>& entries, Invoke invoke, const void* args,
-           const moejit_sim::Self** self_slot, const char* image);
+  bool run(const std::vector<EntryPlan>& entries, const void* args,
+           const moejit_sim::Self** self_slot);
   const Finding& finding() const { return finding_; }
   const Counters& counters() const { return counters_; }
-  // Turns a program counter of the module into "line 12: text"; set by the module.
-  std::string (*describe_pc)(const void* context, uint32_t pc) = nullptr;
-  const void* describe_context = nullptr;
+  // Source lines of the kernel, for findings; set by the module.
+  const std::vector<std::string_view>* source = nullptr;
 
   static const moejit_sim::Runtime& table();
 
@@ -225,7 +226,7 @@ class Engine {
   friend struct Calls;  // the functions of the table
 
   // engine.cpp: life of blocks and fibers.
-  bool run_grid(const EntryPlan& entry, Invoke invoke, const void* args);
+  bool run_grid(const EntryPlan& entry);
   void start_cluster(uint32_t first_block);
   void retire(Block* block);
   bool step(Block* block);
@@ -239,66 +240,63 @@ class Engine {
   // report.cpp
   [[noreturn]] void fail(FindingKind kind, const std::string& text);
   void fail_from_scheduler(FindingKind kind, std::string text);
-  std::string where(const Thread* thread, uint32_t pc) const;
+  std::string where(const Thread* thread, uint32_t line) const;
   std::string who(const Cell& cell) const;
-  std::string line_of(uint32_t pc) const;
+  std::string line_of(uint32_t line) const;
   std::string states() const;
   std::string describe_global(uintptr_t address, size_t bytes) const;
   [[noreturn]] void fail_conflict(Conflict conflict, const Access& access, const Cell& earlier,
                                   const std::string& place, const Thread* thread);
-  uint32_t offset_of(const void* pc) const {
-    return static_cast<uint32_t>(static_cast<const char*>(pc) - image_);
-  }
 
   // memory.cpp
-  Access access_by(const Thread* thread, const void* pc, uint8_t flags) const;
+  Access access_by(const Thread* thread, uint32_t line, uint8_t flags) const;
   // Checks bounds, alignment, init (reads) and races, marks (writes); returns the host address.
   char* shared_at(Block* block, uint32_t address, uint32_t bytes, uint32_t align,
                   const Access& access, const Thread* thread);
   char* global_at(const void* address, size_t bytes, uint32_t align, const Access& access,
                   const Thread* thread, bool stream);
   Region* region_of(uintptr_t address, size_t bytes);
-  void load_shared(uint32_t address, void* value, uint32_t bytes, const void* pc);
-  void store_shared(uint32_t address, const void* value, uint32_t bytes, const void* pc);
-  uint32_t add_shared(uint32_t address, uint32_t value, const void* pc);
-  uint32_t load_cluster(uint32_t address, uint32_t rank, const void* pc);
-  void load_global(const void* address, void* value, uint32_t bytes, bool stream, const void* pc);
-  void store_global(void* address, const void* value, uint32_t bytes, const void* pc);
-  uint32_t add_global(void* address, uint32_t value, int order, const void* pc);
-  uint32_t load_acquire(const void* address, const void* pc);
-  void fence(int kind, const void* pc);
+  void load_shared(uint32_t address, void* value, uint32_t bytes, uint32_t line);
+  void store_shared(uint32_t address, const void* value, uint32_t bytes, uint32_t line);
+  uint32_t add_shared(uint32_t address, uint32_t value, uint32_t line);
+  uint32_t load_cluster(uint32_t address, uint32_t rank, uint32_t line);
+  void load_global(const void* address, void* value, uint32_t bytes, bool stream, uint32_t line);
+  void store_global(void* address, const void* value, uint32_t bytes, uint32_t line);
+  uint32_t add_global(void* address, uint32_t value, int order, uint32_t line);
+  uint32_t load_acquire(const void* address, uint32_t line);
+  void fence(int kind, uint32_t line);
 
   // sync.cpp
-  void collective(int kind, void* args, const void* pc);
+  void collective(int kind, void* args, uint32_t line);
   void run_warp_collective(int kind, Meeting& meeting, Thread* first);
   void run_group_collective(int kind, Meeting& meeting, Thread* first);
-  void block_sync(const void* pc);
-  void named_barrier(uint32_t id, uint32_t threads, bool wait, const void* pc);
+  void block_sync(uint32_t line);
+  void named_barrier(uint32_t id, uint32_t threads, bool wait, uint32_t line);
   void complete_barrier(Block* block, Barrier& barrier, uint32_t id);
-  void cluster_sync(const void* pc);
+  void cluster_sync(uint32_t line);
   void check_exit_at_barriers(Block* block);
-  void grid_wait(const void* pc);
+  void grid_wait(uint32_t line);
 
   // mbarrier.cpp
   Mbar& mbar_at(Block* block, uint32_t address, const Access& access, const Thread* thread);
-  void mbar_init(uint32_t bar, uint32_t count, const void* pc);
-  void mbar_arrive(uint32_t bar, uint32_t expect_tx, const void* pc);
-  void mbar_wait(uint32_t bar, uint32_t parity, const void* pc);
+  void mbar_init(uint32_t bar, uint32_t count, uint32_t line);
+  void mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line);
+  void mbar_wait(uint32_t bar, uint32_t parity, uint32_t line);
   void take_arrival(Block* block, Mbar& mbar, const Thread* thread);
   void complete_tx(Block* block, Mbar& mbar, uint32_t bytes);
   void maybe_complete(Block* block, Mbar& mbar);
   void acquire_phase(Thread* thread, Mbar& mbar);
 
   // copies.cpp
-  void cp_async(uint32_t dst, const void* src, bool valid, const void* pc);
+  void cp_async(uint32_t dst, const void* src, bool valid, uint32_t line);
   void cp_async_commit();
-  void cp_async_wait(int pending, const void* pc);
-  void cp_async_arrive(uint32_t bar, const void* pc);
+  void cp_async_wait(int pending, uint32_t line);
+  void cp_async_arrive(uint32_t bar, uint32_t line);
   void perform_copies(Thread* thread, uint32_t up_to);
   void perform_copy(Thread* thread, const Thread::Copy& copy, uint32_t index);
-  void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, const void* pc);
+  void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint32_t line);
   void tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                   const void* pc);
+                   uint32_t line);
   void enqueue(Pending pending);
   void perform(const Pending& pending);
   void perform_tensor(const Pending& pending, Access access);
@@ -320,8 +318,6 @@ class Engine {
   bool failed_ = false;
 
   const moejit_sim::Self** self_slot_ = nullptr;
-  const char* image_ = nullptr;
-  Invoke invoke_ = nullptr;
   const void* args_ = nullptr;
 
   const EntryPlan* entry_ = nullptr;

@@ -22,10 +22,10 @@ void Engine::ldmatrix(Meeting& meeting, Thread* first) {
     Thread* thread = first + i;
     if (args->count != head->count || args->transposed != head->transposed) {
       fail(FindingKind::kDivergence,
-           where(thread, offset_of(thread->pc)) + "\n  lanes ask for different ldmatrix forms");
+           where(thread, thread->line) + "\n  lanes ask for different ldmatrix forms");
     }
     const char* row = shared_at(first->block, args->address, 16, 16,
-                                access_by(thread, thread->pc, 0), thread);
+                                access_by(thread, thread->line, 0), thread);
     std::memcpy(values[i / 8][i % 8], row, 16);
   }
   for (uint32_t lane = 0; lane < 32; ++lane) {
@@ -51,7 +51,7 @@ void Engine::mma(Meeting& meeting) {
     if (args->type != type) {
       fail(FindingKind::kDivergence, "entry " + entry_->name +
                                          "\n  lanes of a warp ask for mma of different types at " +
-                                         line_of(offset_of(meeting.pc)));
+                                         line_of(meeting.line));
     }
     const uint32_t g = lane / 4;
     const uint32_t c = lane % 4;

@@ -18,7 +18,7 @@ Mbar& Engine::mbar_at(Block* block, uint32_t address, const Access& access, cons
   auto it = block->mbars.find(address);
   if (it == block->mbars.end()) {
     fail(FindingKind::kBarrierMisuse,
-         where(thread, access.pc) + "\n  no mbarrier was initialised at byte " +
+         where(thread, access.line) + "\n  no mbarrier was initialised at byte " +
              std::to_string(static_cast<int32_t>(address - block->shared_base)) +
              " of shared memory");
   }
@@ -35,13 +35,13 @@ Mbar& Engine::mbar_at(Block* block, uint32_t address, const Access& access, cons
   return it->second;
 }
 
-void Engine::mbar_init(uint32_t bar, uint32_t count, const void* pc) {
+void Engine::mbar_init(uint32_t bar, uint32_t count, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   Block* block = thread->block;
   const uint32_t offset = bar - block->shared_base;
   const auto text = [&](const char* why) {
-    return where(thread, offset_of(pc)) + "\n  mbarrier at byte " +
+    return where(thread, line) + "\n  mbarrier at byte " +
            std::to_string(static_cast<int32_t>(offset)) + " of " +
            std::to_string(block->shared_bytes) + ", count " + std::to_string(count) + ": " + why;
   };
@@ -61,7 +61,7 @@ void Engine::mbar_init(uint32_t bar, uint32_t count, const void* pc) {
   if (races_) {
     Cell earlier;
     size_t at = 0;
-    const Access access = access_by(thread, pc, kWriteAccess);
+    const Access access = access_by(thread, line, kWriteAccess);
     const Conflict conflict =
         block->shadow.record(offset, 8, access, entry_of_block_, &earlier, &at);
     if (conflict != Conflict::kNone) {
@@ -81,7 +81,7 @@ void Engine::mbar_init(uint32_t bar, uint32_t count, const void* pc) {
 void Engine::take_arrival(Block* block, Mbar& mbar, const Thread* thread) {
   if (mbar.pending == 0) {
     fail(FindingKind::kBarrierMisuse,
-         where(thread, offset_of(thread->pc)) + "\n  arrives at the mbarrier at byte " +
+         where(thread, thread->line) + "\n  arrives at the mbarrier at byte " +
              std::to_string(mbar.address - block->shared_base) + ", whose phase " +
              std::to_string(mbar.phase) + " already has all " + std::to_string(mbar.expected) +
              " arrivals");
@@ -126,15 +126,15 @@ void Engine::complete_tx(Block* block, Mbar& mbar, uint32_t bytes) {
   maybe_complete(block, mbar);
 }
 
-void Engine::mbar_arrive(uint32_t bar, uint32_t expect_tx, const void* pc) {
+void Engine::mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line) {
   ++counters_.barriers;
   Thread* thread = current_;
   Block* block = thread->block;
-  thread->pc = pc;
-  Mbar& mbar = mbar_at(block, bar, access_by(thread, pc, kWriteAccess | kAtomicAccess), thread);
+  thread->line = line;
+  Mbar& mbar = mbar_at(block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
   mbar.tx += expect_tx;
   if (mbar.tx > kMostTx) {
-    fail(FindingKind::kBarrierMisuse, where(thread, offset_of(pc)) + "\n  expects " +
+    fail(FindingKind::kBarrierMisuse, where(thread, line) + "\n  expects " +
                                           std::to_string(mbar.tx) +
                                           " bytes: a phase holds at most 1048575");
   }
@@ -161,16 +161,16 @@ void Engine::acquire_phase(Thread* thread, Mbar& mbar) {
   mbar.memo_out = know.vec;
 }
 
-void Engine::mbar_wait(uint32_t bar, uint32_t parity, const void* pc) {
+void Engine::mbar_wait(uint32_t bar, uint32_t parity, uint32_t line) {
   ++counters_.barriers;
   Thread* thread = current_;
   Block* block = thread->block;
-  thread->pc = pc;
+  thread->line = line;
   if (parity > 1) {
-    fail(FindingKind::kBarrierMisuse, where(thread, offset_of(pc)) + "\n  parity " +
+    fail(FindingKind::kBarrierMisuse, where(thread, line) + "\n  parity " +
                                           std::to_string(parity) + " must be 0 or 1");
   }
-  Mbar& mbar = mbar_at(block, bar, access_by(thread, pc, kAtomicAccess), thread);
+  Mbar& mbar = mbar_at(block, bar, access_by(thread, line, kAtomicAccess), thread);
   // The phase of that parity has completed exactly when the running one has the other parity.
   if ((mbar.phase & 1) != parity) {
     acquire_phase(thread, mbar);

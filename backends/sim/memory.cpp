@@ -6,13 +6,13 @@
 
 namespace moejit::internal::sim {
 
-Access Engine::access_by(const Thread* thread, const void* pc, uint8_t flags) const {
+Access Engine::access_by(const Thread* thread, uint32_t line, uint8_t flags) const {
   Access access;
   access.observer = &thread->observer;
   access.agent = thread->observer.self;
   access.time = thread->observer.now;
   access.block = thread->observer.know.block;
-  access.pc = offset_of(pc);
+  access.line = line;
   access.flags = flags;
   return access;
 }
@@ -26,17 +26,17 @@ char* Engine::shared_at(Block* block, uint32_t address, uint32_t bytes, uint32_t
            " of shared memory, which has " + std::to_string(block->shared_bytes);
   };
   if (offset >= block->shared_bytes || block->shared_bytes - offset < bytes) {
-    fail(FindingKind::kOutOfBounds, where(thread, access.pc) + "\n  " + place());
+    fail(FindingKind::kOutOfBounds, where(thread, access.line) + "\n  " + place());
   }
   if (address % align != 0) {
-    fail(FindingKind::kMisaligned, where(thread, access.pc) + "\n  " + place() + ", address " +
+    fail(FindingKind::kMisaligned, where(thread, access.line) + "\n  " + place() + ", address " +
                                        std::to_string(address) + ", must be a multiple of " +
                                        std::to_string(align));
   }
   const bool write = (access.flags & kWriteAccess) != 0;
   if (block->shadow.is_barrier(offset, bytes)) {
     fail(FindingKind::kBarrierMisuse,
-         where(thread, access.pc) + "\n  ordinary access to an mbarrier object: " + place());
+         where(thread, access.line) + "\n  ordinary access to an mbarrier object: " + place());
   }
   if (races_) {
     Cell earlier;
@@ -51,7 +51,7 @@ char* Engine::shared_at(Block* block, uint32_t address, uint32_t bytes, uint32_t
   if (write) {
     block->shadow.mark_written(offset, bytes);
   } else if (!block->shadow.written(offset, bytes)) {
-    fail(FindingKind::kUnwrittenRead, where(thread, access.pc) + "\n  " + place());
+    fail(FindingKind::kUnwrittenRead, where(thread, access.line) + "\n  " + place());
   }
   return block->shared + offset;
 }
@@ -74,10 +74,10 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
   Region* region = region_of(address, bytes);
   if (region == nullptr) {
     fail(FindingKind::kOutOfBounds,
-         where(thread, access.pc) + "\n  " + describe_global(address, bytes));
+         where(thread, access.line) + "\n  " + describe_global(address, bytes));
   }
   if (address % align != 0) {
-    fail(FindingKind::kMisaligned, where(thread, access.pc) + "\n  " +
+    fail(FindingKind::kMisaligned, where(thread, access.line) + "\n  " +
                                        describe_global(address, bytes) +
                                        "; the address must be a multiple of " +
                                        std::to_string(align));
@@ -86,12 +86,12 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
   if (!region->writable) {
     if (write) {
       fail(FindingKind::kReadOnlyWrite,
-           where(thread, access.pc) + "\n  " + describe_global(address, bytes));
+           where(thread, access.line) + "\n  " + describe_global(address, bytes));
     }
     return reinterpret_cast<char*>(address);
   }
   if (stream) {
-    fail(FindingKind::kRace, where(thread, access.pc) + "\n  a non-coherent load of " +
+    fail(FindingKind::kRace, where(thread, access.line) + "\n  a non-coherent load of " +
                                  describe_global(address, bytes) +
                                  ": the layer writes this memory, so the load may see old values");
   }
@@ -110,34 +110,34 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
     region->shadow.mark_written(offset, bytes);
   } else if (!region->shadow.written(offset, bytes)) {
     fail(FindingKind::kUnwrittenRead,
-         where(thread, access.pc) + "\n  " + describe_global(address, bytes));
+         where(thread, access.line) + "\n  " + describe_global(address, bytes));
   }
   return reinterpret_cast<char*>(address);
 }
 
-void Engine::load_shared(uint32_t address, void* value, uint32_t bytes, const void* pc) {
+void Engine::load_shared(uint32_t address, void* value, uint32_t bytes, uint32_t line) {
   ++counters_.instructions;
-  const char* at = shared_at(current_->block, address, bytes, bytes, access_by(current_, pc, 0), current_);
+  const char* at = shared_at(current_->block, address, bytes, bytes, access_by(current_, line, 0), current_);
   std::memcpy(value, at, bytes);
 }
 
-void Engine::store_shared(uint32_t address, const void* value, uint32_t bytes, const void* pc) {
+void Engine::store_shared(uint32_t address, const void* value, uint32_t bytes, uint32_t line) {
   ++counters_.instructions;
   char* at = shared_at(current_->block, address, bytes, bytes,
-                       access_by(current_, pc, kWriteAccess), current_);
+                       access_by(current_, line, kWriteAccess), current_);
   std::memcpy(at, value, bytes);
 }
 
-uint32_t Engine::add_shared(uint32_t address, uint32_t value, const void* pc) {
+uint32_t Engine::add_shared(uint32_t address, uint32_t value, uint32_t line) {
   ++counters_.instructions;
   Block* block = current_->block;
   const uint32_t offset = address - block->shared_base;
   if (offset < block->shared_bytes && block->shared_bytes - offset >= 4 && address % 4 == 0 &&
       !block->shadow.written(offset, 4)) {
-    fail(FindingKind::kUnwrittenRead, where(current_, offset_of(pc)) + "\n  an atomic on byte " +
+    fail(FindingKind::kUnwrittenRead, where(current_, line) + "\n  an atomic on byte " +
                                           std::to_string(offset) + " of shared memory");
   }
-  char* at = shared_at(block, address, 4, 4, access_by(current_, pc, kWriteAccess | kAtomicAccess),
+  char* at = shared_at(block, address, 4, 4, access_by(current_, line, kWriteAccess | kAtomicAccess),
                        current_);
   uint32_t old;
   std::memcpy(&old, at, 4);
@@ -146,42 +146,42 @@ uint32_t Engine::add_shared(uint32_t address, uint32_t value, const void* pc) {
   return old;
 }
 
-uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, const void* pc) {
+uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, uint32_t line) {
   ++counters_.instructions;
   Cluster& cluster = *current_->block->cluster;
   if (rank >= cluster.blocks.size()) {
-    fail(FindingKind::kOutOfBounds, where(current_, offset_of(pc)) + "\n  rank " +
+    fail(FindingKind::kOutOfBounds, where(current_, line) + "\n  rank " +
                                         std::to_string(rank) + " of a cluster of " +
                                         std::to_string(cluster.blocks.size()));
   }
   Block* other = cluster.blocks[rank];
   if (other->alive == 0) {
-    fail(FindingKind::kOutOfBounds, where(current_, offset_of(pc)) +
+    fail(FindingKind::kOutOfBounds, where(current_, line) +
                                         "\n  shared memory of block " + std::to_string(other->id) +
                                         " of the cluster, which has ended");
   }
   // The address is the caller's; the window starts at the same place in every block.
-  const char* at = shared_at(other, address, 4, 4, access_by(current_, pc, 0), current_);
+  const char* at = shared_at(other, address, 4, 4, access_by(current_, line, 0), current_);
   uint32_t value;
   std::memcpy(&value, at, 4);
   return value;
 }
 
 void Engine::load_global(const void* address, void* value, uint32_t bytes, bool stream,
-                         const void* pc) {
+                         uint32_t line) {
   ++counters_.instructions;
-  const char* at = global_at(address, bytes, bytes, access_by(current_, pc, 0), current_, stream);
+  const char* at = global_at(address, bytes, bytes, access_by(current_, line, 0), current_, stream);
   std::memcpy(value, at, bytes);
 }
 
-void Engine::store_global(void* address, const void* value, uint32_t bytes, const void* pc) {
+void Engine::store_global(void* address, const void* value, uint32_t bytes, uint32_t line) {
   ++counters_.instructions;
   char* at =
-      global_at(address, bytes, bytes, access_by(current_, pc, kWriteAccess), current_, false);
+      global_at(address, bytes, bytes, access_by(current_, line, kWriteAccess), current_, false);
   std::memcpy(at, value, bytes);
 }
 
-uint32_t Engine::add_global(void* address, uint32_t value, int order, const void* pc) {
+uint32_t Engine::add_global(void* address, uint32_t value, int order, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   Observer& observer = thread->observer;
@@ -203,10 +203,10 @@ uint32_t Engine::add_global(void* address, uint32_t value, int order, const void
   Region* region = region_of(where_to, 4);
   if (region != nullptr && region->writable &&
       !region->shadow.written(where_to - region->begin, 4)) {
-    fail(FindingKind::kUnwrittenRead, where(thread, offset_of(pc)) + "\n  an atomic on " +
+    fail(FindingKind::kUnwrittenRead, where(thread, line) + "\n  an atomic on " +
                                           describe_global(where_to, 4));
   }
-  char* at = global_at(address, 4, 4, access_by(thread, pc, flags), thread, false);
+  char* at = global_at(address, 4, 4, access_by(thread, line, flags), thread, false);
   uint32_t old;
   std::memcpy(&old, at, 4);
   const uint32_t sum = old + value;
@@ -224,24 +224,24 @@ uint32_t Engine::add_global(void* address, uint32_t value, int order, const void
   return old;
 }
 
-uint32_t Engine::load_acquire(const void* address, const void* pc) {
+uint32_t Engine::load_acquire(const void* address, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   // Whoever polls lets the others run first.
-  thread->pc = pc;
+  thread->line = line;
   thread->block->spinning.push_back(thread);
   suspend(thread, Wait::kSpin);
   if (races_) {
     auto it = sync_variables_.find(reinterpret_cast<uintptr_t>(address));
     if (it != sync_variables_.end()) thread->observer.know.join(it->second);
   }
-  const char* at = global_at(address, 4, 4, access_by(thread, pc, kAtomicAccess), thread, false);
+  const char* at = global_at(address, 4, 4, access_by(thread, line, kAtomicAccess), thread, false);
   uint32_t value;
   std::memcpy(&value, at, 4);
   return value;
 }
 
-void Engine::fence(int kind, const void*) {
+void Engine::fence(int kind, uint32_t) {
   ++counters_.instructions;
   if (!races_) return;
   Thread* thread = current_;

@@ -45,11 +45,15 @@ const char* to_string(FindingKind kind) {
   return "finding";
 }
 
-std::string Engine::line_of(uint32_t pc) const {
-  return describe_pc == nullptr ? "pc " + hex(pc) : describe_pc(describe_context, pc);
+std::string Engine::line_of(uint32_t line) const {
+  std::string text = "line " + std::to_string(line);
+  if (source == nullptr || line == 0 || line > source->size()) return text;
+  std::string_view words = (*source)[line - 1];
+  words.remove_prefix(std::min(words.find_first_not_of(" \t"), words.size()));
+  return text + ": " + std::string(words.substr(0, 160));
 }
 
-std::string Engine::where(const Thread* thread, uint32_t pc) const {
+std::string Engine::where(const Thread* thread, uint32_t line) const {
   std::string text = "entry " + entry_->name;
   if (thread != nullptr) {
     const uint32_t index = thread->self.thread;
@@ -57,7 +61,7 @@ std::string Engine::where(const Thread* thread, uint32_t pc) const {
             std::to_string(index / 32) + ", lane " + std::to_string(index % 32) + " (thread " +
             std::to_string(index) + ")";
   }
-  if (pc != 0) text += "\n  at " + line_of(pc);
+  if (line != 0) text += "\n  at " + line_of(line);
   return text;
 }
 
@@ -79,13 +83,13 @@ std::string Engine::who(const Cell& cell) const {
   } else if (cell.agent < 2 * threads + threads / 32) {
     text += ", wgmma of warp " + std::to_string(cell.agent - 2 * threads);
   }
-  return text + "\n  at " + line_of(cell.pc);
+  return text + "\n  at " + line_of(cell.line);
 }
 
 void Engine::fail_conflict(Conflict conflict, const Access& access, const Cell& earlier,
                            const std::string& place, const Thread* thread) {
   const bool write = (access.flags & kWriteAccess) != 0;
-  std::string text = where(thread, access.pc) + "\n  ";
+  std::string text = where(thread, access.line) + "\n  ";
   if ((access.flags & kAsyncAccess) != 0) text += "asynchronous ";
   if ((access.flags & kCopyAccess) != 0) text += "cp.async ";
   text += std::string(write ? "write" : "read") + " of " + place + "\nmeets a " + who(earlier) + "\n";
@@ -153,7 +157,7 @@ std::string Engine::states() const {
         }
         case Wait::kSpin: s = "polling global memory"; break;
       }
-      return s + "\n      at " + line_of(offset_of(t.pc));
+      return s + "\n      at " + line_of(t.line);
     };
     for (size_t w = 0; w * 32 < threads.size(); ++w) {
       for (size_t lane = 0; lane < 32;) {

@@ -132,7 +132,7 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
       return Conflict::kNoProxyFence;
     }
   }
-  const Cell mine{access.time, access.pc,
+  const Cell mine{access.time, access.line,
                   access.block, static_cast<uint16_t>(access.agent),
                   mask, access.flags};
   if (!write) {

@@ -34,7 +34,7 @@ struct Observer {
 // A recorded access. Empty while mask is 0.
 struct Cell {
   uint32_t time = 0;
-  uint32_t pc = 0;     // offset in the module's image
+  uint32_t line = 0;     // offset in the module's image
   uint32_t block = 0;
   uint16_t agent = 0;
   uint8_t mask = 0;    // bytes of the word
@@ -58,7 +58,7 @@ struct Access {
   uint32_t agent = 0;  // whom to blame: the observer itself, or an engine that works for it
   uint32_t time = 0;
   uint32_t block = 0;
-  uint32_t pc = 0;
+  uint32_t line = 0;
   uint8_t flags = 0;
 };
 

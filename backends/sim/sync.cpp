@@ -8,7 +8,7 @@ namespace moejit::internal::sim {
 
 using namespace moejit_sim;
 
-void Engine::collective(int kind, void* args, const void* pc) {
+void Engine::collective(int kind, void* args, uint32_t line) {
   Thread* thread = current_;
   Block* block = thread->block;
   const uint32_t index = thread->self.thread;
@@ -16,25 +16,25 @@ void Engine::collective(int kind, void* args, const void* pc) {
   const uint32_t size = is_warp ? 32 : 128;
   Meeting& meeting = is_warp ? block->warps[index / 32] : block->groups[index / 128];
   ++counters_.instructions;
-  thread->pc = pc;
+  thread->line = line;
   if (meeting.arrived == 0) {
     meeting.kind = kind;
-    meeting.pc = pc;
+    meeting.line = line;
     const uint32_t first = index / size * size;
     if (first + size > block->threads.size()) {
       fail(FindingKind::kDivergence,
-           where(thread, offset_of(pc)) + "\n  a warpgroup call in an incomplete warpgroup");
+           where(thread, line) + "\n  a warpgroup call in an incomplete warpgroup");
     }
     for (uint32_t i = first; i < first + size; ++i) {
       if (block->threads[i].wait == Wait::kExited) {
-        fail(FindingKind::kDivergence, where(thread, offset_of(pc)) + "\n  thread " +
+        fail(FindingKind::kDivergence, where(thread, line) + "\n  thread " +
                                            std::to_string(i) + ", which must take part, has ended");
       }
     }
   } else if (meeting.kind != kind) {
-    fail(FindingKind::kDivergence, where(thread, offset_of(pc)) +
+    fail(FindingKind::kDivergence, where(thread, line) +
                                        "\n  while other lanes are in another call at " +
-                                       line_of(offset_of(meeting.pc)));
+                                       line_of(meeting.line));
   }
   meeting.args[index % size] = args;
   if (++meeting.arrived < size) {
@@ -70,11 +70,11 @@ void Engine::run_warp_collective(int kind, Meeting& meeting, Thread* first) {
     case kShuffle:
       for (uint32_t i = 0; i < 32; ++i) {
         auto* args = static_cast<ShuffleArgs*>(meeting.args[i]);
-        uint32_t source = i;
-        if (args->mode == kIndex) source = args->operand % 32;
-        if (args->mode == kXor) source = i ^ (args->operand % 32);
-        if (args->mode == kUp && i >= args->operand % 32) source = i - args->operand % 32;
-        args->result = static_cast<ShuffleArgs*>(meeting.args[source])->value;
+        uint32_t from = i;
+        if (args->mode == kIndex) from = args->operand % 32;
+        if (args->mode == kXor) from = i ^ (args->operand % 32);
+        if (args->mode == kUp && i >= args->operand % 32) from = i - args->operand % 32;
+        args->result = static_cast<ShuffleArgs*>(meeting.args[from])->value;
       }
       break;
     case kBallot: {
@@ -91,7 +91,7 @@ void Engine::run_warp_collective(int kind, Meeting& meeting, Thread* first) {
       for (uint32_t i = 1; i < 32; ++i) {
         auto* args = static_cast<ReduceArgs*>(meeting.args[i]);
         if (args->op != head->op) {
-          fail(FindingKind::kDivergence, where(first + i, offset_of(first[i].pc)) +
+          fail(FindingKind::kDivergence, where(first + i, first[i].line) +
                                              "\n  lanes ask for different reductions");
         }
         if (args->op == kMax) result = std::max(result, args->value);
@@ -137,7 +137,7 @@ void Engine::run_group_collective(int kind, Meeting& meeting, Thread* first) {
       const bool wrong_way = count < 0 ? registers > group.registers : registers < group.registers;
       if (registers < 24 || registers > 256 || registers % 8 != 0 || wrong_way) {
         fail(FindingKind::kResources,
-             where(first, offset_of(first->pc)) + "\n  setmaxnreg " + (count < 0 ? "dec " : "inc ") +
+             where(first, first->line) + "\n  setmaxnreg " + (count < 0 ? "dec " : "inc ") +
                  std::to_string(registers) + " from " + std::to_string(group.registers) +
                  ": must be a multiple of 8 in 24..256 in that direction");
       }
@@ -159,7 +159,7 @@ void Engine::complete_barrier(Block* block, Barrier& barrier, uint32_t id) {
            "entry " + entry_->name + ", block " + std::to_string(block->id) + ", warp " +
                std::to_string(w) + "\n  only " + std::to_string(barrier.lanes_of_warp[w]) +
                " lanes are at barrier " + std::to_string(id) + ", which completes, at " +
-               line_of(offset_of(barrier.pc)));
+               line_of(barrier.line));
     }
   }
   for (Thread* thread : barrier.waiting) {
@@ -176,16 +176,16 @@ void Engine::complete_barrier(Block* block, Barrier& barrier, uint32_t id) {
   barrier.lanes_of_warp.clear();
 }
 
-void Engine::block_sync(const void* pc) { named_barrier(0, 0, true, pc); }
+void Engine::block_sync(uint32_t line) { named_barrier(0, 0, true, line); }
 
 // `threads` 0: every thread of the block that has not ended.
-void Engine::named_barrier(uint32_t id, uint32_t threads, bool wait, const void* pc) {
+void Engine::named_barrier(uint32_t id, uint32_t threads, bool wait, uint32_t line) {
   Thread* thread = current_;
   Block* block = thread->block;
   ++counters_.barriers;
-  thread->pc = pc;
+  thread->line = line;
   const auto misuse = [&](const std::string& why) {
-    fail(FindingKind::kBarrierMisuse, where(thread, offset_of(pc)) + "\n  " + why);
+    fail(FindingKind::kBarrierMisuse, where(thread, line) + "\n  " + why);
   };
   if (id >= block->barriers.size()) misuse("barrier " + std::to_string(id) + ": there are 0..15");
   if (threads % 32 != 0 || threads > block->threads.size()) {
@@ -197,11 +197,11 @@ void Engine::named_barrier(uint32_t id, uint32_t threads, bool wait, const void*
   if (barrier.arrived == 0) {
     barrier.expected = threads;
     barrier.lanes_of_warp.assign(block->threads.size() / 32, 0);
-    barrier.pc = pc;
+    barrier.line = line;
   } else if (barrier.expected != threads) {
     misuse("barrier " + std::to_string(id) + " for " + std::to_string(threads) +
            " threads, while others came for " + std::to_string(barrier.expected) + " at " +
-           line_of(offset_of(barrier.pc)));
+           line_of(barrier.line));
   }
   const uint32_t warp = thread->self.thread / 32;
   if (++barrier.lanes_of_warp[warp] > 32) {
@@ -230,11 +230,11 @@ void Engine::check_exit_at_barriers(Block* block) {
   }
 }
 
-void Engine::cluster_sync(const void* pc) {
+void Engine::cluster_sync(uint32_t line) {
   Thread* thread = current_;
   Cluster& cluster = *thread->block->cluster;
   ++counters_.barriers;
-  thread->pc = pc;
+  thread->line = line;
   uint32_t needed = 0;
   for (const Block* block : cluster.blocks) needed += block->alive;
   cluster.waiting.push_back(thread);
@@ -268,7 +268,7 @@ void Engine::cluster_sync(const void* pc) {
   }
 }
 
-void Engine::grid_wait(const void*) {
+void Engine::grid_wait(uint32_t) {
   ++counters_.instructions;
   if (entry_->dependent && entry_index_ > 0) {
     current_->observer.know.entries |= known_after_[entry_index_ - 1];

@@ -16,72 +16,72 @@ RunningEngine::RunningEngine(Engine& engine) { g_running = &engine; }
 RunningEngine::~RunningEngine() { g_running = nullptr; }
 
 struct Calls {
-  static void load_shared(unsigned address, void* value, unsigned bytes, const void* pc) {
-    g_running->load_shared(address, value, bytes, pc);
+  static void load_shared(unsigned address, void* value, unsigned bytes, uint32_t line) {
+    g_running->load_shared(address, value, bytes, line);
   }
-  static void store_shared(unsigned address, const void* value, unsigned bytes, const void* pc) {
-    g_running->store_shared(address, value, bytes, pc);
+  static void store_shared(unsigned address, const void* value, unsigned bytes, uint32_t line) {
+    g_running->store_shared(address, value, bytes, line);
   }
-  static unsigned add_shared(unsigned address, unsigned value, const void* pc) {
-    return g_running->add_shared(address, value, pc);
+  static unsigned add_shared(unsigned address, unsigned value, uint32_t line) {
+    return g_running->add_shared(address, value, line);
   }
-  static unsigned load_cluster(unsigned address, unsigned rank, const void* pc) {
-    return g_running->load_cluster(address, rank, pc);
+  static unsigned load_cluster(unsigned address, unsigned rank, uint32_t line) {
+    return g_running->load_cluster(address, rank, line);
   }
   static void load_global(const void* address, void* value, unsigned bytes, int stream,
-                          const void* pc) {
-    g_running->load_global(address, value, bytes, stream != 0, pc);
+                          uint32_t line) {
+    g_running->load_global(address, value, bytes, stream != 0, line);
   }
-  static void store_global(void* address, const void* value, unsigned bytes, const void* pc) {
-    g_running->store_global(address, value, bytes, pc);
+  static void store_global(void* address, const void* value, unsigned bytes, uint32_t line) {
+    g_running->store_global(address, value, bytes, line);
   }
-  static unsigned add_global(void* address, unsigned value, int order, const void* pc) {
-    return g_running->add_global(address, value, order, pc);
+  static unsigned add_global(void* address, unsigned value, int order, uint32_t line) {
+    return g_running->add_global(address, value, order, line);
   }
-  static unsigned load_acquire(const void* address, const void* pc) {
-    return g_running->load_acquire(address, pc);
+  static unsigned load_acquire(const void* address, uint32_t line) {
+    return g_running->load_acquire(address, line);
   }
-  static void prefetch(const void*, const void*) { ++g_running->counters_.instructions; }
-  static void fence(int kind, const void* pc) { g_running->fence(kind, pc); }
-  static void collective(int kind, void* args, const void* pc) {
-    g_running->collective(kind, args, pc);
+  static void prefetch(const void*, uint32_t) { ++g_running->counters_.instructions; }
+  static void fence(int kind, uint32_t line) { g_running->fence(kind, line); }
+  static void collective(int kind, void* args, uint32_t line) {
+    g_running->collective(kind, args, line);
   }
-  static void block_sync(const void* pc) { g_running->block_sync(pc); }
-  static void named_barrier(unsigned id, unsigned threads, int wait, const void* pc) {
+  static void block_sync(uint32_t line) { g_running->block_sync(line); }
+  static void named_barrier(unsigned id, unsigned threads, int wait, uint32_t line) {
     if (id == 0 || threads == 0) {
       g_running->fail(FindingKind::kBarrierMisuse,
-                      g_running->where(g_running->current_, g_running->offset_of(pc)) +
+                      g_running->where(g_running->current_, line) +
                           "\n  named barrier " + std::to_string(id) + " for " +
                           std::to_string(threads) + " threads: ids are 1..15, threads at least 32");
     }
-    g_running->named_barrier(id, threads, wait != 0, pc);
+    g_running->named_barrier(id, threads, wait != 0, line);
   }
-  static void cluster_sync(const void* pc) { g_running->cluster_sync(pc); }
-  static void cp_async(unsigned dst, const void* src, int valid, const void* pc) {
-    g_running->cp_async(dst, src, valid != 0, pc);
+  static void cluster_sync(uint32_t line) { g_running->cluster_sync(line); }
+  static void cp_async(unsigned dst, const void* src, int valid, uint32_t line) {
+    g_running->cp_async(dst, src, valid != 0, line);
   }
-  static void cp_async_commit(const void*) { g_running->cp_async_commit(); }
-  static void cp_async_wait(int pending, const void* pc) { g_running->cp_async_wait(pending, pc); }
-  static void cp_async_arrive(unsigned bar, const void* pc) { g_running->cp_async_arrive(bar, pc); }
-  static void mbar_init(unsigned bar, unsigned count, const void* pc) {
-    g_running->mbar_init(bar, count, pc);
+  static void cp_async_commit(uint32_t) { g_running->cp_async_commit(); }
+  static void cp_async_wait(int pending, uint32_t line) { g_running->cp_async_wait(pending, line); }
+  static void cp_async_arrive(unsigned bar, uint32_t line) { g_running->cp_async_arrive(bar, line); }
+  static void mbar_init(unsigned bar, unsigned count, uint32_t line) {
+    g_running->mbar_init(bar, count, line);
   }
-  static void mbar_arrive(unsigned bar, unsigned expect_tx, const void* pc) {
-    g_running->mbar_arrive(bar, expect_tx, pc);
+  static void mbar_arrive(unsigned bar, unsigned expect_tx, uint32_t line) {
+    g_running->mbar_arrive(bar, expect_tx, line);
   }
-  static void mbar_wait(unsigned bar, unsigned parity, const void* pc) {
-    g_running->mbar_wait(bar, parity, pc);
+  static void mbar_wait(unsigned bar, unsigned parity, uint32_t line) {
+    g_running->mbar_wait(bar, parity, line);
   }
   static void bulk_load(unsigned dst, const void* src, unsigned bytes, unsigned bar,
-                        const void* pc) {
-    g_running->bulk_load(dst, src, bytes, bar, pc);
+                        uint32_t line) {
+    g_running->bulk_load(dst, src, bytes, bar, line);
   }
   static void tensor_load(unsigned dst, const void* map, int rank, const int* at, unsigned bar,
-                          const void* pc) {
-    g_running->tensor_load(dst, map, rank, at, bar, pc);
+                          uint32_t line) {
+    g_running->tensor_load(dst, map, rank, at, bar, line);
   }
-  static void grid_wait(const void* pc) { g_running->grid_wait(pc); }
-  static void grid_launch_dependents(const void*) {
+  static void grid_wait(uint32_t line) { g_running->grid_wait(line); }
+  static void grid_launch_dependents(uint32_t) {
     Block* block = g_running->current_->block;
     ++g_running->counters_.instructions;
     if (!block->triggered) {

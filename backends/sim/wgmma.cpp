@@ -95,10 +95,10 @@ void Engine::issue_wgmma(Meeting& meeting, Thread* first) {
   Warpgroup& group = block->warpgroups[index];
   const auto* head = static_cast<WgmmaArgs*>(meeting.args[0]);
   const auto misuse = [&](const std::string& why) {
-    fail(FindingKind::kMatrixMisuse, where(first, offset_of(first->pc)) + "\n  " + why);
+    fail(FindingKind::kMatrixMisuse, where(first, first->line) + "\n  " + why);
   };
   Wgmma op{head->type, head->n,      head->transposed_b, head->accumulate != 0, head->desc_a,
-           head->desc_b, {}, offset_of(first->pc), ++group.issued, {}};
+           head->desc_b, {}, first->line, ++group.issued, {}};
   for (uint32_t i = 0; i < 128; ++i) {
     const auto* args = static_cast<WgmmaArgs*>(meeting.args[i]);
     if (args->desc_a != head->desc_a || args->desc_b != head->desc_b || args->n != head->n ||
@@ -136,7 +136,7 @@ void Engine::perform_wgmma(Block* block, uint32_t group_index, const Wgmma& op, 
     const uint32_t period = d->width * 8;
     if (d->width != 0 && d->base_offset == 0 && d->start % period >= d->width) {
       fail(FindingKind::kMatrixMisuse,
-           where(first, op.pc) + "\n  operand at shared address " + std::to_string(d->start) +
+           where(first, op.line) + "\n  operand at shared address " + std::to_string(d->start) +
                ": a " + std::to_string(d->width) + "-byte swizzle needs " + std::to_string(period) +
                "-aligned tiles, or a base offset");
     }
@@ -144,7 +144,7 @@ void Engine::perform_wgmma(Block* block, uint32_t group_index, const Wgmma& op, 
   Access access;
   access.time = op.time;
   access.block = block->uid;
-  access.pc = op.pc;
+  access.line = op.line;
   access.flags = kAsyncAccess;
   const auto read = [&](const Descriptor& d, uint32_t r, uint32_t k, bool mn_major, uint32_t warp,
                         uint16_t* out) {

@@ -1,6 +1,5 @@
 // Primitives of primitives.md on the simulator: types, ids, memory, warp and block, numbers.
-// Each is a call into the simulator's table, kept out of line so that its return address names the
-// kernel's own line.
+// Each is a call into the simulator's table with the line of its caller.
 #pragma once
 
 #include "device/sim/runtime.h"
@@ -13,8 +12,8 @@
   extern "C" __attribute__((visibility("default"))) void name
 #define MOEJIT_KERNEL_MAPS(name, threads, min_blocks) MOEJIT_KERNEL(name, threads, min_blocks)
 
-#define MOEJIT_SIM_CALL __attribute__((noinline)) inline
-#define MOEJIT_SIM_PC __builtin_return_address(0)
+// The last parameter of every primitive that can meet a finding: the caller's line.
+#define MOEJIT_SIM_LINE u32 line = __builtin_LINE()
 
 extern "C" {
 __attribute__((visibility("default"))) inline const moejit_sim::Runtime* moejit_sim_runtime = nullptr;
@@ -53,13 +52,13 @@ MOEJIT_DEVICE u32 shared_base() { return moejit_sim_self->shared_base; }
 
 // --- shared memory -----------------------------------------------------------------------------
 #define MOEJIT_SIM_SHARED(TYPE, NAME)                                              \
-  MOEJIT_SIM_CALL TYPE lds_##NAME(u32 a) {                                         \
+  MOEJIT_DEVICE TYPE lds_##NAME(u32 a, MOEJIT_SIM_LINE) {                                         \
     TYPE v;                                                                        \
-    moejit_sim_runtime->load_shared(a, &v, sizeof v, MOEJIT_SIM_PC);               \
+    moejit_sim_runtime->load_shared(a, &v, sizeof v, line);               \
     return v;                                                                      \
   }                                                                                \
-  MOEJIT_SIM_CALL void sts_##NAME(u32 a, TYPE v) {                                 \
-    moejit_sim_runtime->store_shared(a, &v, sizeof v, MOEJIT_SIM_PC);              \
+  MOEJIT_DEVICE void sts_##NAME(u32 a, TYPE v, MOEJIT_SIM_LINE) {                                 \
+    moejit_sim_runtime->store_shared(a, &v, sizeof v, line);              \
   }
 MOEJIT_SIM_SHARED(u16, u16)
 MOEJIT_SIM_SHARED(u32, u32)
@@ -69,19 +68,19 @@ MOEJIT_SIM_SHARED(f32, f32)
 MOEJIT_SIM_SHARED(f32x2, f32x2)
 MOEJIT_SIM_SHARED(f32x4, f32x4)
 #undef MOEJIT_SIM_SHARED
-MOEJIT_SIM_CALL u32 atomic_add_shared(u32 a, u32 v) {
-  return moejit_sim_runtime->add_shared(a, v, MOEJIT_SIM_PC);
+MOEJIT_DEVICE u32 atomic_add_shared(u32 a, u32 v, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->add_shared(a, v, line);
 }
 
 // --- global memory -----------------------------------------------------------------------------
 #define MOEJIT_SIM_GLOBAL(TYPE, NAME)                                              \
-  MOEJIT_SIM_CALL TYPE ldg_##NAME(const void* p) {                                 \
+  MOEJIT_DEVICE TYPE ldg_##NAME(const void* p, MOEJIT_SIM_LINE) {                                 \
     TYPE v;                                                                        \
-    moejit_sim_runtime->load_global(p, &v, sizeof v, 0, MOEJIT_SIM_PC);            \
+    moejit_sim_runtime->load_global(p, &v, sizeof v, 0, line);            \
     return v;                                                                      \
   }                                                                                \
-  MOEJIT_SIM_CALL void stg_##NAME(void* p, TYPE v) {                               \
-    moejit_sim_runtime->store_global(p, &v, sizeof v, MOEJIT_SIM_PC);              \
+  MOEJIT_DEVICE void stg_##NAME(void* p, TYPE v, MOEJIT_SIM_LINE) {                               \
+    moejit_sim_runtime->store_global(p, &v, sizeof v, line);              \
   }
 MOEJIT_SIM_GLOBAL(u16, u16)
 MOEJIT_SIM_GLOBAL(u32, u32)
@@ -92,43 +91,43 @@ MOEJIT_SIM_GLOBAL(u32x4, u32x4)
 MOEJIT_SIM_GLOBAL(f32x2, f32x2)
 MOEJIT_SIM_GLOBAL(f32x4, f32x4)
 #undef MOEJIT_SIM_GLOBAL
-MOEJIT_SIM_CALL u32x4 ldg_stream(const void* p, u64) {
+MOEJIT_DEVICE u32x4 ldg_stream(const void* p, u64, MOEJIT_SIM_LINE) {
   u32x4 v;
-  moejit_sim_runtime->load_global(p, &v, sizeof v, 1, MOEJIT_SIM_PC);
+  moejit_sim_runtime->load_global(p, &v, sizeof v, 1, line);
   return v;
 }
-MOEJIT_SIM_CALL u32 atomic_add_global(u32* p, u32 v) {
-  return moejit_sim_runtime->add_global(p, v, moejit_sim::kRelaxed, MOEJIT_SIM_PC);
+MOEJIT_DEVICE u32 atomic_add_global(u32* p, u32 v, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->add_global(p, v, moejit_sim::kRelaxed, line);
 }
-MOEJIT_SIM_CALL u32 atomic_add_acq_rel(u32* p, u32 v) {
-  return moejit_sim_runtime->add_global(p, v, moejit_sim::kAcqRel, MOEJIT_SIM_PC);
+MOEJIT_DEVICE u32 atomic_add_acq_rel(u32* p, u32 v, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->add_global(p, v, moejit_sim::kAcqRel, line);
 }
-MOEJIT_SIM_CALL u32 ld_acquire(const u32* p) {
-  return moejit_sim_runtime->load_acquire(p, MOEJIT_SIM_PC);
+MOEJIT_DEVICE u32 ld_acquire(const u32* p, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->load_acquire(p, line);
 }
-MOEJIT_SIM_CALL void fence_gpu() {
-  moejit_sim_runtime->fence(moejit_sim::kFenceGpu, MOEJIT_SIM_PC);
+MOEJIT_DEVICE void fence_gpu(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->fence(moejit_sim::kFenceGpu, line);
 }
 MOEJIT_DEVICE u64 policy_evict_first() { return 0x12F0000000000000ull; }
 MOEJIT_DEVICE u64 policy_evict_last() { return 0x14F0000000000000ull; }
 MOEJIT_DEVICE u64 policy_evict_normal() { return 0x1000000000000000ull; }
-MOEJIT_SIM_CALL void prefetch_l2(const void* p) { moejit_sim_runtime->prefetch(p, MOEJIT_SIM_PC); }
+MOEJIT_DEVICE void prefetch_l2(const void* p, MOEJIT_SIM_LINE) { moejit_sim_runtime->prefetch(p, line); }
 
 // --- warp and block ----------------------------------------------------------------------------
-MOEJIT_SIM_CALL void warp_sync() {
-  moejit_sim_runtime->collective(moejit_sim::kWarpSync, nullptr, MOEJIT_SIM_PC);
+MOEJIT_DEVICE void warp_sync(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->collective(moejit_sim::kWarpSync, nullptr, line);
 }
-MOEJIT_SIM_CALL void block_sync() { moejit_sim_runtime->block_sync(MOEJIT_SIM_PC); }
-MOEJIT_SIM_CALL void bar_sync(u32 id, u32 threads) {
-  moejit_sim_runtime->named_barrier(id, threads, 1, MOEJIT_SIM_PC);
+MOEJIT_DEVICE void block_sync(MOEJIT_SIM_LINE) { moejit_sim_runtime->block_sync(line); }
+MOEJIT_DEVICE void bar_sync(u32 id, u32 threads, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->named_barrier(id, threads, 1, line);
 }
-MOEJIT_SIM_CALL void bar_arrive(u32 id, u32 threads) {
-  moejit_sim_runtime->named_barrier(id, threads, 0, MOEJIT_SIM_PC);
+MOEJIT_DEVICE void bar_arrive(u32 id, u32 threads, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->named_barrier(id, threads, 0, line);
 }
 #define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                                    \
-  MOEJIT_SIM_CALL u32 NAME(u32 v, u32 operand) {                                          \
+  MOEJIT_DEVICE u32 NAME(u32 v, u32 operand, MOEJIT_SIM_LINE) {                                          \
     moejit_sim::ShuffleArgs args{moejit_sim::MODE, v, operand, 0};                        \
-    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, MOEJIT_SIM_PC);           \
+    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line);           \
     return args.result;                                                                   \
   }
 MOEJIT_SIM_SHUFFLE(shfl_u32, kIndex)
@@ -136,23 +135,23 @@ MOEJIT_SIM_SHUFFLE(shfl_xor_u32, kXor)
 MOEJIT_SIM_SHUFFLE(shfl_up_u32, kUp)
 #undef MOEJIT_SIM_SHUFFLE
 #define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                                    \
-  MOEJIT_SIM_CALL f32 NAME(f32 v, u32 operand) {                                          \
+  MOEJIT_DEVICE f32 NAME(f32 v, u32 operand, MOEJIT_SIM_LINE) {                                          \
     moejit_sim::ShuffleArgs args{moejit_sim::MODE, __builtin_bit_cast(u32, v), operand, 0}; \
-    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, MOEJIT_SIM_PC);           \
+    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line);           \
     return __builtin_bit_cast(f32, args.result);                                          \
   }
 MOEJIT_SIM_SHUFFLE(shfl_f32, kIndex)
 MOEJIT_SIM_SHUFFLE(shfl_xor_f32, kXor)
 #undef MOEJIT_SIM_SHUFFLE
-MOEJIT_SIM_CALL u32 ballot(bool p) {
+MOEJIT_DEVICE u32 ballot(bool p, MOEJIT_SIM_LINE) {
   moejit_sim::BallotArgs args{p ? 1u : 0u, 0};
-  moejit_sim_runtime->collective(moejit_sim::kBallot, &args, MOEJIT_SIM_PC);
+  moejit_sim_runtime->collective(moejit_sim::kBallot, &args, line);
   return args.result;
 }
 #define MOEJIT_SIM_REDUCE(NAME, OP)                                                       \
-  MOEJIT_SIM_CALL u32 NAME(u32 v) {                                                       \
+  MOEJIT_DEVICE u32 NAME(u32 v, MOEJIT_SIM_LINE) {                                                       \
     moejit_sim::ReduceArgs args{moejit_sim::OP, v, 0};                                    \
-    moejit_sim_runtime->collective(moejit_sim::kReduce, &args, MOEJIT_SIM_PC);            \
+    moejit_sim_runtime->collective(moejit_sim::kReduce, &args, line);            \
     return args.result;                                                                   \
   }
 MOEJIT_SIM_REDUCE(warp_max_u32, kMax)
@@ -219,9 +218,9 @@ MOEJIT_DEVICE u32 popc(u32 v) { return static_cast<u32>(__builtin_popcount(v)); 
 MOEJIT_DEVICE u32 ffs(u32 v) { return static_cast<u32>(__builtin_ffs(static_cast<int>(v))); }
 
 // --- dependent launch --------------------------------------------------------------------------
-MOEJIT_SIM_CALL void grid_wait() { moejit_sim_runtime->grid_wait(MOEJIT_SIM_PC); }
-MOEJIT_SIM_CALL void grid_launch_dependents() {
-  moejit_sim_runtime->grid_launch_dependents(MOEJIT_SIM_PC);
+MOEJIT_DEVICE void grid_wait(MOEJIT_SIM_LINE) { moejit_sim_runtime->grid_wait(line); }
+MOEJIT_DEVICE void grid_launch_dependents(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->grid_launch_dependents(line);
 }
 
 }  // namespace dev

@@ -1,8 +1,8 @@
 // What a simulated kernel and the simulator say to each other: the state of the running thread and
 // a table of functions. Included by both sides; needs no header.
 //
-// `pc` is the address after the primitive's call in the kernel: it names the source line of a
-// finding. Shared addresses are bytes in the block's shared window, as in PTX.
+// `line` is the kernel's source line that called the primitive; findings name it.
+// Shared addresses are bytes in the block's shared window, as in PTX.
 #pragma once
 
 namespace moejit_sim {
@@ -98,38 +98,38 @@ struct TensorMapData {
 constexpr unsigned long long kTensorMapMagic = 0x6d6f656a69742d54ull;
 
 struct Runtime {
-  void (*load_shared)(unsigned address, void* value, unsigned bytes, const void* pc);
-  void (*store_shared)(unsigned address, const void* value, unsigned bytes, const void* pc);
-  unsigned (*add_shared)(unsigned address, unsigned value, const void* pc);
-  unsigned (*load_cluster)(unsigned address, unsigned rank, const void* pc);
+  void (*load_shared)(unsigned address, void* value, unsigned bytes, unsigned line);
+  void (*store_shared)(unsigned address, const void* value, unsigned bytes, unsigned line);
+  unsigned (*add_shared)(unsigned address, unsigned value, unsigned line);
+  unsigned (*load_cluster)(unsigned address, unsigned rank, unsigned line);
 
   // `stream`: through the non-coherent path, for memory that the layer never writes.
-  void (*load_global)(const void* address, void* value, unsigned bytes, int stream, const void* pc);
-  void (*store_global)(void* address, const void* value, unsigned bytes, const void* pc);
-  unsigned (*add_global)(void* address, unsigned value, int order, const void* pc);
-  unsigned (*load_acquire)(const void* address, const void* pc);
-  void (*prefetch)(const void* address, const void* pc);
-  void (*fence)(int kind, const void* pc);
+  void (*load_global)(const void* address, void* value, unsigned bytes, int stream, unsigned line);
+  void (*store_global)(void* address, const void* value, unsigned bytes, unsigned line);
+  unsigned (*add_global)(void* address, unsigned value, int order, unsigned line);
+  unsigned (*load_acquire)(const void* address, unsigned line);
+  void (*prefetch)(const void* address, unsigned line);
+  void (*fence)(int kind, unsigned line);
 
-  void (*collective)(int kind, void* args, const void* pc);
-  void (*block_sync)(const void* pc);
-  void (*named_barrier)(unsigned id, unsigned threads, int wait, const void* pc);
-  void (*cluster_sync)(const void* pc);
+  void (*collective)(int kind, void* args, unsigned line);
+  void (*block_sync)(unsigned line);
+  void (*named_barrier)(unsigned id, unsigned threads, int wait, unsigned line);
+  void (*cluster_sync)(unsigned line);
 
-  void (*cp_async)(unsigned dst, const void* src, int valid, const void* pc);
-  void (*cp_async_commit)(const void* pc);
-  void (*cp_async_wait)(int pending, const void* pc);
-  void (*cp_async_arrive)(unsigned bar, const void* pc);
+  void (*cp_async)(unsigned dst, const void* src, int valid, unsigned line);
+  void (*cp_async_commit)(unsigned line);
+  void (*cp_async_wait)(int pending, unsigned line);
+  void (*cp_async_arrive)(unsigned bar, unsigned line);
 
-  void (*mbar_init)(unsigned bar, unsigned count, const void* pc);
-  void (*mbar_arrive)(unsigned bar, unsigned expect_tx, const void* pc);
-  void (*mbar_wait)(unsigned bar, unsigned parity, const void* pc);
-  void (*bulk_load)(unsigned dst, const void* src, unsigned bytes, unsigned bar, const void* pc);
+  void (*mbar_init)(unsigned bar, unsigned count, unsigned line);
+  void (*mbar_arrive)(unsigned bar, unsigned expect_tx, unsigned line);
+  void (*mbar_wait)(unsigned bar, unsigned parity, unsigned line);
+  void (*bulk_load)(unsigned dst, const void* src, unsigned bytes, unsigned bar, unsigned line);
   void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates, unsigned bar,
-                      const void* pc);
+                      unsigned line);
 
-  void (*grid_wait)(const void* pc);
-  void (*grid_launch_dependents)(const void* pc);
+  void (*grid_wait)(unsigned line);
+  void (*grid_launch_dependents)(unsigned line);
   float (*math)(int function, float x);
 };
 
