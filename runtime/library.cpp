@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "runtime/store_options.h"
+#include "runtime/store_options.h"
 #include "tuner/limits.h"
 #include "tuner/session.h"
 
@@ -94,20 +95,6 @@ ModuleMap& modules() {
 }
 
 }  // namespace
-
-StoreOptions store_options(const std::string& cache_path) {
-  const Settings& s = settings();
-  StoreOptions options;
-  options.directory = cache_path.empty() ? s.cache_dir : cache_path;
-  options.read_only = s.cache_path;
-  options.max_bytes = s.cache_size;
-  switch (s.cache) {
-    case CacheMode::kOff: options.mode = StoreMode::kMemory; break;
-    case CacheMode::kReadOnly: options.mode = StoreMode::kReadOnly; break;
-    case CacheMode::kReadWrite: options.mode = StoreMode::kReadWrite; break;
-  }
-  return options;
-}
 
 std::shared_ptr<Store> open_store(const std::string& cache_path) {
   static std::mutex mutex;

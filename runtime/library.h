@@ -14,7 +14,6 @@ namespace moejit::internal {
 
 // The store of a cache directory ("" : the default of the settings), opened on first use.
 std::shared_ptr<Store> open_store(const std::string& cache_path);
-StoreOptions store_options(const std::string& cache_path);
 
 // Digest of what a kernel is compiled from: backend, arch, text, options.
 Digest source_digest(const Device& device, const KernelSource& source);
