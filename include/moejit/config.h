@@ -121,10 +121,15 @@ const std::vector<ModelPreset>& model_presets();
 // The preset of that name (case-insensitive), or kNotFound with the nearest names.
 Result<ModelPreset> find_model_preset(std::string_view name);
 
-// The layer as one of `tp` tensor-parallel ranks holds it: intermediate_size / tp.
+// The layer as one of `tp` tensor-parallel ranks holds it: intermediate_size / tp, all else the
+// same. The ranks' outputs are summed by the caller, so where `bias` one rank alone passes b2 and the
+// others zeros. kInvalidArgument where tp does not divide the width into rows of 16 bytes.
 Result<MoeConfig> shard_tensor_parallel(const MoeConfig& config, int32_t tp);
 
-// Reads a Hugging Face config.json (its text) into the layer that it describes.
+// Reads a Hugging Face config.json (its text) into the layer of routed experts that it describes,
+// weights in the canonical layout (gpt-oss: interleaved, as published). Fused shared experts are
+// the caller's choice: num_shared_experts is 0. kDataError names the key that is missing or wrong,
+// kUnsupported what moejit has not (an activation, a router's score).
 Result<MoeConfig> config_from_hf_json(std::string_view text);
 
 }  // namespace v1
