@@ -1,0 +1,150 @@
+// out = sum over a token's experts of weight * (h @ w2.T), one task: a block of columns of H for all
+// tokens and experts. A task owns its columns, so sums are kept in f32 and added in the order of
+// the experts: no y in memory, no combine, no atomics, and the same bits for any number of workers.
+// Every task costs the same, however the routing is skewed.
+#pragma once
+#include "plan.h"
+#include "tile.h"
+#include "weights.h"
+
+namespace moejit_cpu {
+
+constexpr int kColumnBlocks = (kHiddenSize + kSched_column_block - 1) / kSched_column_block;
+
+// C tokens by four columns, over `length` elements of I.
+template <int C>
+static __attribute__((noinline)) void down_tile(const WElem* const* rows, const XElem* h, i64 length,
+                                                F4 bias, const int* tokens, const float* weights,
+                                                float* acc_out, const Ahead& ahead, int pass,
+                                                int passes) {
+  Acc<C> acc;
+  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
+    MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc.v[r][c] = F{};
+  }
+  const XElem* hs[C];
+  MOEJIT_UNROLL for (int c = 0; c < C; ++c) hs[c] = h + c * kHStride;
+  const WElem* w[kTileRows];
+  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) w[r] = rows[r];
+  multiply<C>(w, hs, length, ahead, pass, passes, acc);
+
+  F sums[groups_of(C)];
+  reduce<C>(acc, sums);
+  MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
+    const F v = by_token(sums[g]);
+    MOEJIT_UNROLL for (int j = 0; j < kGroup; ++j) {
+      const int c = g * kGroup + j;
+      if (c >= C) break;
+      F4 y = {v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]};
+      if constexpr (kBias) y += bias;
+      if constexpr (!kWeightOnInput) y *= weights[c];
+      float* to = acc_out + (i64)tokens[c] * kSched_column_block;
+      store<F4>(to, load<F4>(to) + y);
+    }
+  }
+}
+
+static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const* rows, i64 k,
+                      i64 length, F4 bias, float* acc, const Ahead& ahead) {
+  const int passes = passes_of(unit.count);
+  for (int pass = 0; pass < passes; ++pass) {
+    const int begin = pass_begin(pass, passes, unit.count);
+    const int count = pass_begin(pass + 1, passes, unit.count) - begin;
+    const i64 place = unit.first + begin;
+    const int* tokens = ws.tokens + place;
+    const float* weights = ws.weights + place;
+    const XElem* h = ws.h + place * kHStride + k;
+    switch (count) {
+#define MOEJIT_TILE(C) \
+  case C: down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, passes); break
+      MOEJIT_TILE(1);
+      MOEJIT_TILE(2);
+      MOEJIT_TILE(3);
+#ifdef __AVX512F__
+      MOEJIT_TILE(4);
+      MOEJIT_TILE(5);
+      MOEJIT_TILE(6);
+#endif
+#undef MOEJIT_TILE
+    }
+  }
+}
+
+// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `ahead` is
+// what follows the last tile.
+static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin, i64 end,
+                      i64 k, i64 length, const WElem* scratch, float* acc, const char* following) {
+  const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
+  for (i64 n = begin; n < end; n += kTileRows) {
+    const WElem* rows[kTileRows];
+    Ahead ahead = {{}, kTransposed ? 0 : length * (i64)sizeof(WElem)};
+    const bool last = n + kTileRows >= end;
+    if (last && !following) ahead.bytes = 0;
+    MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
+      rows[r] = kTransposed ? scratch + (n - begin + r) * scratch_stride(kIntermediateSize) + k
+                            : expert + (n + r) * kIntermediateSize + k;
+      ahead.row[r] = last ? following + r * (i64)kIntermediateSize * (i64)sizeof(WElem)
+                          : (const char*)(rows[r] + (i64)kTileRows * kIntermediateSize);
+    }
+    F4 bias = {};
+    if constexpr (kBias) {
+      if (k == 0) bias = E::to_f32<4>((const WElem*)args->b2 + unit.expert * (i64)kHiddenSize + n);
+    }
+    down_rows(ws, unit, rows, k, length, bias, acc + (n - begin), ahead);
+  }
+}
+
+// Writes columns [begin, end) of out.
+static void finish(const MoeArgs* args, const float* acc, i64 begin, i64 end) {
+  for (i64 t = 0; t < args->num_tokens; ++t) {
+    const float* from = acc + t * kSched_column_block;
+    WElem* to = (WElem*)args->out + t * kHiddenSize + begin;
+    i64 n = 0;
+    for (; n + kLanes <= end - begin; n += kLanes) E::from_f32<kLanes>(to + n, load<F>(from + n));
+    for (; n < end - begin; n += 4) E::from_f32<4>(to + n, load<F4>(from + n));
+  }
+}
+
+static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* scratch) {
+  const i64 tokens = args->num_tokens, units = ws.plan->num_units;
+  constexpr i64 kExpertBytes = (i64)kHiddenSize * kIntermediateSize * sizeof(WElem);
+  for (i64 task = take(&ws.plan->next_down); task < kColumnBlocks;) {
+    const i64 next_task = take(&ws.plan->next_down);
+    const i64 begin = task * kSched_column_block;
+    const i64 end = begin + kSched_column_block < kHiddenSize ? begin + kSched_column_block
+                                                              : (i64)kHiddenSize;
+    for (i64 n = 0; n < tokens * kSched_column_block; n += kLanes) store<F>(acc + n, F{});
+    for (i64 u = 0; u < units; ++u) {
+      const Unit unit = ws.units[u];
+      // A long I is cut so that the unit's rows of h stay in the L2; a few rows fit whole.
+      const i64 chunk = unit.count * (i64)kHStride <= (i64)kSched_token_block * kDownChunk
+                            ? (i64)kIntermediateSize
+                            : (i64)kDownChunk;
+      if constexpr (kTransposed) {
+        if (u == 0 || ws.units[u - 1].expert != unit.expert) {
+          unpack((const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize + begin,
+                 kHiddenSize, kIntermediateSize, (int)(end - begin), scratch,
+                 scratch_stride(kIntermediateSize));
+        }
+      }
+      for (i64 k = 0; k < kIntermediateSize; k += chunk) {
+        const i64 length = k + chunk < kIntermediateSize ? chunk : kIntermediateSize - k;
+        const char* following = nullptr;
+        if (k + chunk < kIntermediateSize) {
+          following = (const char*)args->w2 + unit.expert * kExpertBytes +
+                      (begin * kIntermediateSize + k + chunk) * (i64)sizeof(WElem);
+        } else if (u + 1 < units) {
+          following = (const char*)args->w2 + ws.units[u + 1].expert * kExpertBytes +
+                      begin * kIntermediateSize * (i64)sizeof(WElem);
+        } else if (next_task < kColumnBlocks) {
+          following = (const char*)args->w2 + ws.units[0].expert * kExpertBytes +
+                      next_task * kSched_column_block * kIntermediateSize * (i64)sizeof(WElem);
+        }
+        down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following);
+      }
+    }
+    finish(args, acc, begin, end);
+    task = next_task;
+  }
+}
+
+}  // namespace moejit_cpu

@@ -1,0 +1,129 @@
+// The work list: (token, expert) pairs sorted by expert, cut into units of at most
+// kSched_token_block rows of one expert. Built by one worker in O(T*K + E).
+#pragma once
+#include "../abi.h"
+#include "simd.h"
+
+namespace moejit_cpu {
+using moejit_abi::MoeArgs;
+
+constexpr int kTotalExperts = kNumExperts + kNumSharedExperts;
+constexpr int kPairs = kTopK + kNumSharedExperts;  // of one token
+
+// Rows [first, first + count) of the sorted pairs, all of one expert.
+struct Unit {
+  i64 first;
+  int count;
+  int expert;
+};
+
+// Counters that workers take tasks from, each on a cache line of its own.
+struct Plan {
+  i64 num_units;
+  i64 x_stride;  // elements
+  const XElem* x;
+  alignas(64) i64 next_gate_up;
+  alignas(64) i64 next_down;
+  alignas(64) i64 expert_begin[kTotalExperts + 1];
+};
+
+struct Workspace {
+  Plan* plan;
+  Unit* units;
+  int* tokens;     // [pairs] token of each sorted pair
+  float* weights;  // [pairs] its routing weight
+  XElem* x;        // [T, padded H]: x as the kernels read it, where it is not used in place
+  XElem* h;        // [pairs, padded I]
+  float* acc;      // [workers, T, kSched_column_block]
+  WElem* scratch;  // [workers, ...] rows unpacked from a transposed layout
+};
+
+MOEJIT_INLINE void* region(const MoeArgs* args, int index) {
+  return (char*)args->workspace + workspace_offset(index, args->num_tokens);
+}
+
+MOEJIT_INLINE Workspace workspace_of(const MoeArgs* args) {
+  return {(Plan*)region(args, kRegion_plan),     (Unit*)region(args, kRegion_units),
+          (int*)region(args, kRegion_tokens),    (float*)region(args, kRegion_weights),
+          (XElem*)region(args, kRegion_x),       (XElem*)region(args, kRegion_h),
+          (float*)region(args, kRegion_acc),     (WElem*)region(args, kRegion_scratch)};
+}
+
+MOEJIT_INLINE i64 take(i64* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+
+// x can be used where it lies if its rows can be read a step at a time as they are. For a few tokens
+// the copy is not worth it even where the rows' stride makes them collide in the L1.
+constexpr bool kSameElement = sizeof(XElem) == sizeof(WElem);
+constexpr bool kAliasingStride = (i64)kHiddenSize * sizeof(WElem) % 1024 == 0;
+constexpr i64 kXStride = padded_stride(kHiddenSize);
+constexpr i64 kHStride = padded_stride(kIntermediateSize);
+MOEJIT_INLINE bool x_in_place(i64 tokens) {
+  return kSameElement && (!kAliasingStride || tokens <= kTileTokens);
+}
+
+static void make_plan(const MoeArgs* args, const Workspace& ws) {
+  const i64 tokens = args->num_tokens, listed = tokens * kTopK;
+  const int* ids = args->topk_ids;
+  const float* weights = args->topk_weights;
+  Plan* plan = ws.plan;
+  plan->next_gate_up = 0;
+  plan->next_down = 0;
+  plan->x = x_in_place(tokens) ? (const XElem*)args->x : ws.x;
+  plan->x_stride = x_in_place(tokens) ? (i64)kHiddenSize : kXStride;
+
+  // Counting sort, stable: expert_begin[e] is first the count, then the start, of expert e.
+  i64* begin = plan->expert_begin;
+  for (int e = 0; e <= kTotalExperts; ++e) begin[e] = 0;
+  for (i64 p = 0; p < listed; ++p) {
+    if ((u32)ids[p] < (u32)kNumExperts) ++begin[ids[p]];
+  }
+  for (int e = kNumExperts; e < kTotalExperts; ++e) begin[e] = tokens;
+  i64 units = 0, sum = 0;
+  for (int e = 0; e < kTotalExperts; ++e) {
+    const i64 count = begin[e];
+    const i64 blocks = (count + kSched_token_block - 1) / kSched_token_block;
+    for (i64 b = 0; b < blocks; ++b) {
+      const i64 from = count * b / blocks, to = count * (b + 1) / blocks;
+      ws.units[units++] = {sum + from, (int)(to - from), e};
+    }
+    begin[e] = sum;
+    sum += count;
+  }
+  plan->num_units = units;
+  for (i64 p = 0; p < listed; ++p) {
+    const int e = ids[p];
+    if ((u32)e >= (u32)kNumExperts) continue;
+    const i64 place = begin[e]++;
+    ws.tokens[place] = (int)(p / kTopK);
+    ws.weights[place] = weights[p];
+  }
+  for (int e = kNumExperts; e < kTotalExperts; ++e) {
+    for (i64 t = 0; t < tokens; ++t) {
+      ws.tokens[begin[e] + t] = (int)t;
+      ws.weights[begin[e] + t] = 1.0f;
+    }
+  }
+}
+
+// Worker `worker`'s share of x, as the kernels read it.
+static void convert_x(const MoeArgs* args, const Workspace& ws, int worker, int workers) {
+  const i64 tokens = args->num_tokens;
+  if (x_in_place(tokens)) return;
+  const WElem* x = (const WElem*)args->x;
+  for (i64 t = tokens * worker / workers; t < tokens * (worker + 1) / workers; ++t) {
+    const WElem* from = x + t * kHiddenSize;
+    XElem* to = ws.x + t * kXStride;
+    int k = 0;
+    for (; k + kLanes <= kHiddenSize; k += kLanes) {
+      if constexpr (kSameElement) {
+        typedef XElem V __attribute__((vector_size(sizeof(XElem) * kLanes)));
+        store<V>(to + k, load<V>(from + k));
+      } else {
+        store_x<kLanes>(to + k, E::to_f32<kLanes>(from + k));
+      }
+    }
+    for (; k < kHiddenSize; k += 4) store_x<4>(to + k, E::to_f32<4>(from + k));
+  }
+}
+
+}  // namespace moejit_cpu
