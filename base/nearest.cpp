@@ -55,8 +55,9 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
     }
     if (score < longer) found.push_back({score, &candidate});
   }
-  std::stable_sort(found.begin(), found.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.score < b.score; });
+  std::sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
+    return a.score != b.score ? a.score < b.score : a.text < b.text;  // ties: the order given
+  });
   std::vector<std::string> result;
   for (size_t i = 0; i < found.size() && i < count; ++i) result.push_back(*found[i].text);
   return result;

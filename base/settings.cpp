@@ -86,6 +86,12 @@ std::string parse_paths(std::string_view text, std::vector<std::string>* out) {
   }
 }
 
+std::string parse_sim_checks(std::string_view text, std::string* out) {
+  if (text != "full" && text != "fast") return "full or fast";
+  *out = text;
+  return "";
+}
+
 std::string take(const char* text, std::string* out) {
   *out = text;
   return "";
@@ -127,6 +133,9 @@ constexpr Row kTable[] = {
      [](const char* text, Settings* s) { return take(text, &s->cpu_module); }},
     {"MOEJIT_NVRTC_PATH", "", "path of libnvrtc.so; default: the loader's search",
      [](const char* text, Settings* s) { return take(text, &s->nvrtc_path); }},
+    {"MOEJIT_SIM_CHECKS", "full",
+     "what the simulator watches: full, or fast without race detection",
+     [](const char* text, Settings* s) { return parse_sim_checks(text, &s->sim_checks); }},
     {"MOEJIT_DUMP_DIR", "", "directory that receives the source of every compiled kernel",
      [](const char* text, Settings* s) { return take(text, &s->dump_dir); }},
 };

@@ -28,10 +28,11 @@ struct Settings {
   int32_t num_threads = 0;  // 0: every core of the affinity mask
   int32_t spin_us = 50;
   bool pin_threads = false;
-  int32_t num_compile_jobs = 0;  // 0: one per core
-  std::string cpu_module;        // path; "": beside the library
-  std::string nvrtc_path;        // path; "": the loader's search
-  std::string dump_dir;          // "": only what fails to compile is written
+  int32_t num_compile_jobs = 0;     // 0: one per core
+  std::string cpu_module;           // path; "": beside the library
+  std::string nvrtc_path;           // path; "": the loader's search
+  std::string sim_checks = "full";  // or "fast"
+  std::string dump_dir;             // "": only what fails to compile is written
 };
 
 // One row of the table, with what this process found.

@@ -71,6 +71,7 @@ TEST(Settings, DefaultTextMeansWhatTheStructHolds) {
   EXPECT_EQ(spelt.num_compile_jobs, silent.num_compile_jobs);
   EXPECT_EQ(spelt.cpu_module, silent.cpu_module);
   EXPECT_EQ(spelt.nvrtc_path, silent.nvrtc_path);
+  EXPECT_EQ(spelt.sim_checks, silent.sim_checks);
   EXPECT_EQ(spelt.dump_dir, silent.dump_dir);
 }
 

@@ -44,9 +44,10 @@ inline void score(Scoring scoring, Doubles* values) {
 inline std::vector<int> best(const Doubles& values, int count) {
   std::vector<int> order(values.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+  std::sort(order.begin(), order.end(), [&](int a, int b) {
     const bool a_nan = std::isnan(values[a]), b_nan = std::isnan(values[b]);
-    return a_nan || b_nan ? !a_nan && b_nan : values[a] > values[b];
+    if (a_nan != b_nan) return b_nan;
+    return a_nan || values[a] == values[b] ? a < b : values[a] > values[b];
   });
   order.resize(count);
   return order;
