@@ -11,8 +11,8 @@ inline namespace v1 {
 namespace {
 
 using internal::append_json_number;
-using internal::JsonFields;
 using internal::in_quotes;
+using internal::JsonFields;
 
 constexpr int32_t kMaxExperts = 1024;
 constexpr int32_t kMaxTopK = 32;
