@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -32,12 +33,13 @@ bool write_all(int fd, const std::string& text) {
 
 }  // namespace
 
-bool dump_requested() {
-  const char* dir = getenv("MOEJIT_DUMP_DIR");
-  return dir != nullptr && *dir != '\0';
-}
+bool dump_requested() { return !settings().dump_dir.empty(); }
 
 std::string dump_source(const KernelSource& source) {
+  return dump_source_to(settings().dump_dir, source);
+}
+
+std::string dump_source_to(const std::string& wanted, const KernelSource& source) {
   std::string name = file_safe(source.name);
   std::string extension = ".cc";
   if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0) {
@@ -48,10 +50,9 @@ std::string dump_source(const KernelSource& source) {
   const auto digest = Sha256().field(source.arch).field(source.text).finish();
   const std::string stem = name + "-" + to_hex(digest.data(), 6);
 
-  const bool requested = dump_requested();
-  std::string directory;
+  const bool requested = !wanted.empty();
+  std::string directory = wanted;
   if (requested) {
-    directory = getenv("MOEJIT_DUMP_DIR");
     mkdir(directory.c_str(), 0777);
   } else {
     const char* temporary = getenv("TMPDIR");

@@ -1,6 +1,5 @@
 #include "backends/cpu/compiler_module.h"
 
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <map>
@@ -8,6 +7,7 @@
 
 #include "backends/cpu/elf_image.h"
 #include "backends/cpu/module/module_abi.h"
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -110,11 +110,11 @@ Result<const CompilerModule*> CompilerModule::open(const std::string& path) {
   return new CompilerModule(*library, module);  // lives for the process, as the library does
 }
 
-Result<const CompilerModule*> CompilerModule::get() {
+Result<const CompilerModule*> CompilerModule::get() { return get(settings().cpu_module); }
+
+Result<const CompilerModule*> CompilerModule::get(const std::string& wanted) {
   static std::mutex mutex;
   static auto* const kOpened = new std::map<std::string, const CompilerModule*>;
-  const char* variable = getenv("MOEJIT_CPU_MODULE");
-  const std::string wanted = variable != nullptr ? variable : "";
   std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = kOpened->find(wanted); found != kOpened->end()) return found->second;
 

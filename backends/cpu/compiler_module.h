@@ -32,6 +32,8 @@ class CompilerModule {
   // Opens the module on first use: MOEJIT_CPU_MODULE (a path) where set, else beside the library, else
   // ../lib/moejit, else where a build tree has it. kUnavailable names what is missing. Thread-safe.
   static Result<const CompilerModule*> get();
+  // The module at that path; "" looks for it as above.
+  static Result<const CompilerModule*> get(const std::string& path);
 
   // Compiler name, version, build ids.
   std::string identity() const;

@@ -16,6 +16,7 @@
 #include "backends/cpu/elf_image.h"
 #include "backends/cpu/thread_pool.h"
 #include "backends/dump.h"
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -164,9 +165,12 @@ class CpuDevice : public Device {
     const bool huge = bytes >= 2 * kHugePage;
     const size_t alignment = huge ? kHugePage : 256;
     const size_t size = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-    void* memory = size < bytes ? nullptr : aligned_alloc(alignment, size);
+    // More than the machine has would only be granted to fail at the first touch.
+    const bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
+    void* memory = possible ? aligned_alloc(alignment, size) : nullptr;
     if (memory == nullptr) {
-      return Status(StatusCode::kOutOfMemory, std::to_string(bytes) + " bytes of memory are not to be had");
+      return Status(StatusCode::kOutOfMemory, std::to_string(bytes) + " bytes of memory: of the machine's " +
+                                                  std::to_string(info_.memory_bytes) + " that many are not to be had");
     }
     if (huge) madvise(memory, size, MADV_HUGEPAGE);  // a hint: without it the memory is slower, no more
     return std::shared_ptr<void>(memory, free);
@@ -210,17 +214,7 @@ class CpuDevice : public Device {
 };
 
 Status check_threads(int& num_threads) {
-  if (num_threads == 0) {
-    if (const char* text = getenv("MOEJIT_NUM_THREADS"); text != nullptr && *text != '\0') {
-      char* end = nullptr;
-      const long value = strtol(text, &end, 10);
-      if (*end != '\0' || value < 0 || value > kMostThreads) {
-        return invalid_argument("MOEJIT_NUM_THREADS = \"" + std::string(text) +
-                                "\": must be a number from 0 (all) to " + std::to_string(kMostThreads));
-      }
-      num_threads = static_cast<int>(value);
-    }
-  }
+  if (num_threads == 0) num_threads = settings().num_threads;
   if (num_threads == 0) num_threads = usable_cpus();
   if (num_threads < 1 || num_threads > kMostThreads) {
     return invalid_argument("num_threads = " + std::to_string(num_threads) + ": must be 0 (all) to " +

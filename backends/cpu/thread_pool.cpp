@@ -7,7 +7,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +19,7 @@
 
 #include "backends/cpu/cpu_info.h"
 #include "base/dylib.h"
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -39,14 +39,6 @@ inline void pause_cpu() {
 #elif defined(__aarch64__)
   __asm__ volatile("yield");
 #endif
-}
-
-int64_t environment_number(const char* name, int64_t fallback, int64_t most) {
-  const char* text = getenv(name);
-  if (text == nullptr || *text == '\0') return fallback;
-  char* end = nullptr;
-  const long long value = strtoll(text, &end, 10);
-  return *end != '\0' || value < 0 || value > most ? fallback : value;
 }
 
 // A number that threads wait for: actively at first, then asleep.
@@ -152,10 +144,10 @@ struct ThreadPool::State {
     });
     // With more workers than processors, waiting actively keeps the others from their work.
     const bool crowded = num_threads > usable_cpus();
-    spin = std::chrono::microseconds(crowded ? 0 : environment_number("MOEJIT_SPIN_US", 50, 1000000));
+    spin = std::chrono::microseconds(crowded ? 0 : settings().spin_us);
 
     const std::vector<int> cpus =
-        environment_number("MOEJIT_PIN_THREADS", 0, 1) != 0 ? allowed_cpus() : std::vector<int>{};
+        settings().pin_threads ? allowed_cpus() : std::vector<int>{};
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, kStackBytes);

@@ -161,20 +161,22 @@ TEST_F(CompileTest, ErrorCarriesLogAndSource) {
 }
 
 TEST_F(CompileTest, DumpDirectoryReceivesEverySource) {
-  TemporaryFolder folder;
-  ScopedEnv env("MOEJIT_DUMP_DIR", folder.path() / "made");
-  ASSERT_TRUE(device_->compile(constant_kernel(1)).ok());
-  ASSERT_TRUE(device_->compile(constant_kernel(2)).ok());
-  ASSERT_TRUE(device_->compile(constant_kernel(2)).ok());
-  const auto failed = device_->compile(kernel("error here", {"go"}, "../../evil/name.cc"));
-  EXPECT_EQ(failed.status().code(), StatusCode::kCompileError);
-  EXPECT_THAT(failed.status().message(), HasSubstr((folder.path() / "made").string()));
-  int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder.path() / "made")) {
-    ++files;
-    EXPECT_EQ(entry.path().extension(), ".cc");
-  }
-  EXPECT_EQ(files, 3);  // equal sources share one
+  const std::string made = temporary_.path() / "made";
+  in_new_process("MOEJIT_DUMP_DIR", made, [this] {
+    const std::string folder = getenv("MOEJIT_DUMP_DIR");
+    ASSERT_TRUE(device_->compile(constant_kernel(1)).ok());
+    ASSERT_TRUE(device_->compile(constant_kernel(2)).ok());
+    ASSERT_TRUE(device_->compile(constant_kernel(2)).ok());
+    const auto failed = device_->compile(kernel("error here", {"go"}, "../../evil/name.cc"));
+    EXPECT_EQ(failed.status().code(), StatusCode::kCompileError);
+    EXPECT_THAT(failed.status().message(), HasSubstr(folder));
+    int files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      ++files;
+      EXPECT_EQ(entry.path().extension(), ".cc");
+    }
+    EXPECT_EQ(files, 3);  // equal sources share one
+  });
 }
 
 TEST_F(CompileTest, UndefinedSymbolsAreNamed) {
@@ -298,23 +300,36 @@ TEST_F(CompileTest, ParallelCompilesGiveTheirOwnResults) {
   }
 }
 
-TEST_F(CompileTest, AMissingOrForeignModuleIsExplained) {
-  {
-    ScopedEnv env("MOEJIT_CPU_MODULE", "/nowhere/libmoejit_cpu.so");
-    const auto status = device_->compile(constant_kernel(1)).status();
-    EXPECT_EQ(status.code(), StatusCode::kUnavailable);
-    EXPECT_THAT(status.message(), AllOf(HasSubstr("/nowhere/libmoejit_cpu.so"), HasSubstr("libclang-cpp19")));
-    EXPECT_EQ(device_->compiler().status().code(), StatusCode::kUnavailable);
-  }
+TEST(CompilerModule, AMissingOrForeignModuleIsExplained) {
+  auto status = CompilerModule::get("/nowhere/libmoejit_cpu.so").status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("/nowhere/libmoejit_cpu.so"), HasSubstr("libclang-cpp19")));
   TemporaryFolder folder;
   const std::string path = folder.path() / "libmoejit_cpu.so";
   std::ofstream(path) << "no library";
-  ScopedEnv env("MOEJIT_CPU_MODULE", path);
-  EXPECT_EQ(device_->compiler().status().code(), StatusCode::kUnavailable);
-  ScopedEnv libc("MOEJIT_CPU_MODULE", "/lib/x86_64-linux-gnu/libm.so.6");
-  if (std::filesystem::exists("/lib/x86_64-linux-gnu/libm.so.6")) {
-    EXPECT_THAT(device_->compiler().status().message(), HasSubstr("not the compiler module"));
-  }
+  EXPECT_EQ(CompilerModule::get(path).status().code(), StatusCode::kUnavailable);
+  const auto other = Dylib::open("libm.so.6");
+  ASSERT_TRUE(other.ok());
+  status = CompilerModule::get(other->path()).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), HasSubstr("not the compiler module"));
+}
+
+TEST(CompilerModule, TheDeviceSaysSoWhereItIsMissing) {
+  in_new_process("MOEJIT_CPU_MODULE", "/nowhere.so", [] {
+    const auto device = open_device("cpu");
+    ASSERT_TRUE(device.ok());
+    for (const Status& status : {(*device)->compiler().status(), (*device)->compile(constant_kernel(1)).status(),
+                                 (*device)->assembly(constant_kernel(1)).status()}) {
+      EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+      EXPECT_THAT(status.message(), HasSubstr("MOEJIT_CPU_MODULE = \"/nowhere.so\""));
+    }
+    bool found = false;
+    for (const auto& [what, value] : cpu_backend()->facts()) {
+      if (what == "compiler") found = value.find("/nowhere.so") != std::string::npos;
+    }
+    EXPECT_TRUE(found);
+  });
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // Small kernels and temporary folders for the tests of the CPU backend.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -67,6 +70,28 @@ class ScopedEnv {
   std::string saved_;
   bool had_ = false;
 };
+
+// Carries out `checks` in a fresh process that has the environment variable set: the library reads its
+// settings once. Call it at the start of a test that does nothing else.
+template <typename Checks>
+void in_new_process(const char* name, const std::string& value, Checks checks) {
+  if (getenv("MOEJIT_TEST_CHILD") != nullptr) return checks();
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  const std::string filter = std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name();
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    dup2(2, 1);  // its summary is not this one's
+    setenv("MOEJIT_TEST_CHILD", "1", 1);
+    setenv(name, value.c_str(), 1);
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+    execl(self.c_str(), self.c_str(), filter.c_str(), nullptr);
+    _exit(127);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "with " << name << "=" << value;
+}
 
 }  // namespace moejit::internal
 
