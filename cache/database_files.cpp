@@ -139,6 +139,20 @@ std::string set_database_aside(const std::string& directory) {
   return aside;
 }
 
+int64_t remove_database(const std::string& directory) {
+  int64_t bytes = 0;
+  for (const std::string& name : entries(directory, std::string(kDatabaseName) + ".")) {
+    const std::string path = join_path(directory, name);
+    bytes += file_size(path) > 0 ? file_size(path) : 0;
+    ::unlink(path.c_str());
+  }
+  // The main file first: companions without it are known to be leftovers.
+  for (const char* suffix : kCompanions) {
+    ::unlink((join_path(directory, kDatabaseName) + suffix).c_str());
+  }
+  return bytes;
+}
+
 std::string uri_escape(std::string_view path) {
   std::string text;
   for (const char c : path) {

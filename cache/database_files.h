@@ -2,6 +2,7 @@
 // step that a crash cannot leave half done.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,10 @@ std::string create_database(const std::string& directory, bool network, FileLock
 // Renames the database with its -wal and -shm to *.bad-<time>, and removes older ones. Only with
 // the exclusive lock. Returns the new name, "" on failure.
 std::string set_database_aside(const std::string& directory);
+
+// Removes the database with everything that was set aside or left half-made; the lock files stay.
+// Only with the exclusive lock. Returns the bytes of what had been set aside.
+int64_t remove_database(const std::string& directory);
 
 // A path as it is written in an SQLite URI.
 std::string uri_escape(std::string_view path);

@@ -1,12 +1,12 @@
 // Databases on the move: pack makes one file to ship, merge takes one in, diff compares. Places and
-// errors as in cache/inspect.h.
+// errors as in cache/list.h.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "cache/inspect.h"
+#include "cache/list.h"
 
 namespace moejit::internal {
 
@@ -23,7 +23,7 @@ struct PackReport {
   int64_t binaries = 0, selections = 0, measurements = 0;
 };
 // Writes a new file (an existing one is replaced whole) that can be opened read-only in place or
-// merged. It names no host, user or path, and its time stamps are 0.
+// merged. Holds no compiler logs and no time of its making.
 Result<PackReport> pack_cache(const CachePlace& place, const std::string& output,
                               const PackOptions& options = {});
 
@@ -35,15 +35,16 @@ struct MergeOptions {
 };
 struct MergeReport {
   int64_t binaries = 0, binaries_known = 0;
-  int64_t binaries_refused = 0;  // CPU code without cpu_code
+  int64_t binaries_refused = 0;  // code for the host that nobody vouches for
   int64_t binaries_damaged = 0;  // fail their SHA-256; not taken
   int64_t measurements = 0, measurements_known = 0;
   int64_t selections = 0;       // new or better
-  int64_t selections_kept = 0;  // ours is pinned, newer or as good
+  int64_t selections_kept = 0;  // ours is pinned or as good
   int64_t environments = 0;     // new ones
 };
-// Takes `source` (a pack, or a directory that nobody writes) into the cache in one transaction. A
-// new selection becomes "imported"; a pinned one here is never replaced.
+// Takes `source` (a pack, or another cache directory) into the cache in one transaction, after its
+// tables and pages were checked; every binary is checked against its SHA-256. A selection that is
+// taken becomes "imported"; a pinned one here is never replaced.
 Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& source,
                                 const MergeOptions& options = {});
 
@@ -52,7 +53,7 @@ struct DiffLine {
   std::string kind;  // "binary" | "selection"
   std::string key;   // hexadecimal
   std::string what;  // arch and toolchain, or problem and tokens
-  std::string first, second;  // for '!': both schedules or both SHA-256; median in seconds
+  std::string first, second;  // for '!': both schedules or both SHA-256
 };
 // By kind and key.
 Result<std::vector<DiffLine>> diff_caches(const CachePlace& first, const CachePlace& second);

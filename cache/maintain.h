@@ -1,12 +1,12 @@
 // What changes a cache from outside of a running kernel: verify, clear, gc, pin. Places and errors
-// as in cache/inspect.h; all of these need a cache directory, and verify also takes a pack.
+// as in cache/list.h; all of these need a cache directory, and verify also takes a pack.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "cache/inspect.h"
+#include "cache/list.h"
 
 namespace moejit::internal {
 

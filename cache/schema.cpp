@@ -59,6 +59,8 @@ constexpr const char* kVersion1[] = {
     " floor_s REAL, error REAL, note TEXT NOT NULL, at INTEGER NOT NULL,"
     " UNIQUE(prob_id, env_id, policy_id, sess_id, schedule, source, tc_id, stage)) STRICT",
 
+    "CREATE INDEX measurement_source ON measurement(source)",
+
     "CREATE TABLE selection(prob_id INTEGER NOT NULL REFERENCES problem,"
     " env_id INTEGER NOT NULL REFERENCES env, policy_id INTEGER NOT NULL REFERENCES policy,"
     " generator TEXT NOT NULL, schedule TEXT NOT NULL,"

@@ -155,10 +155,15 @@ void open_for_reading(UserDb* user, const UserDbOptions& options) {
         user->access = Access::kRead;
         return;
       }
-      return degrade(user, user->path + " cannot be read by this version of the library");
+      user->damaged = verdict == SchemaVerdict::kIncomplete;
+      return degrade(user, user->damaged
+                               ? user->path + " lacks its tables"
+                               : user->path + " cannot be read by this version of the library");
     }
     message = user->db->message();
+    user->damaged = classify(user->db->error()) == Trouble::kCorrupt;
     user->db.reset();
+    if (user->damaged) return degrade(user, "cannot read " + user->path + ": " + message);
   }
   user->db = open_read_only_db(user->path, options.allow_shared, &why);
   if (user->db == nullptr) return degrade(user, why.empty() ? message : why);

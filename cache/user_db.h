@@ -43,6 +43,7 @@ struct UserDb {
   // Lines for the log. The caller writes them when it holds no lock: a sink may call back.
   mutable std::vector<std::string> notes;
   uint64_t device = 0, inode = 0;
+  bool damaged = false;     // access is kNone because the file is
   bool network = false;     // on a network file system, by request
   bool locks_work = false;  // the directory takes lock files
   FileLock connected;       // shared, on cache.lock, while `db` lives

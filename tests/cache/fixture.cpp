@@ -146,7 +146,8 @@ int64_t counter(const Store& store, const std::string& name) {
 std::string sql(const std::string& path, const std::string& statement) {
   sqlite3* handle = nullptr;
   std::string value;
-  if (sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READWRITE, nullptr) == SQLITE_OK) {
+  if (sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr) ==
+      SQLITE_OK) {
     sqlite3_busy_timeout(handle, 5000);
     const auto first = [](void* out, int count, char** values, char**) {
       auto* text = static_cast<std::string*>(out);
