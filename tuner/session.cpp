@@ -248,8 +248,8 @@ class Session {
     std::vector<Candidate*> chosen;
     for (Candidate* c : list) {
       const bool close = summarize(c->samples).median_s <= 1.25 * best_;
-      // The default is always there: a switch away from it has to be earned in the same run.
-      if ((close && chosen.size() < 4) || c->is_default) chosen.push_back(c);
+      // Default and incumbent are always there: a switch away from them is earned in the same run.
+      if ((close && chosen.size() < 4) || c->is_default || c->is_incumbent) chosen.push_back(c);
     }
     if (chosen.empty()) return true;
     const double one_round = best_ * static_cast<double>(chosen.size());

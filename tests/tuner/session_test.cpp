@@ -121,10 +121,13 @@ class SessionTest : public testing::Test {
 
 TEST_F(SessionTest, ExhaustiveRunFindsTheFastest) {
   ASSERT_GE(space_.size(), 6u);
-  seconds_[space_[space_.size() / 2].to_json()] = 0.5e-3;
+  const Schedule fallback =
+      find_family(space_[0].family)->default_schedule(layer(), device_.info().target, 8);
+  const Schedule fast = space_.back() == fallback ? space_.front() : space_.back();
+  seconds_[fast.to_json()] = 0.5e-3;
   const SessionResult r = tune({.exhaustive = true});
   ASSERT_TRUE(r.found);
-  EXPECT_EQ(r.winner.schedule, space_[space_.size() / 2]);
+  EXPECT_EQ(r.winner.schedule, fast);
   EXPECT_EQ(r.measured, static_cast<int>(space_.size()));
   EXPECT_NEAR(r.versus_default, 2.0, 1e-9);
   EXPECT_GE(r.model_rank, 1);
