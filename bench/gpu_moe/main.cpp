@@ -1,0 +1,347 @@
+// gpu_moe: correctness and speed of the GPU families at their real sizes, without the cache.
+//   gpu_moe check [--samples N]                every family on layers that use every config field
+//   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
+//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule JSON]
+// One table per run on stdout; --json FILE writes the same as JSON lines.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "backends/backend.h"
+#include "cases.h"
+#include "cublas.h"
+#include "generator/family.h"
+#include "tuner/check.h"
+#include "tuner/limits.h"
+#include "tuner/workload.h"
+
+namespace {
+
+using namespace moejit;
+using namespace moejit::internal;
+
+struct Arguments {
+  std::string verb, device = "cuda:0", layer, family, json, schedule, routing = "uniform";
+  std::vector<int64_t> tokens;
+  int samples = 3, repeats = 20;
+  double check_operations = 3e8;
+  bool routed = false;
+};
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Built {
+  const Family* family = nullptr;
+  Schedule schedule;
+  KernelSource source;
+  Result<Binary> binary = Status(StatusCode::kInternal, "not compiled");
+};
+
+void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list) {
+  std::atomic<size_t> next{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
+    threads.emplace_back([&] {
+      for (size_t i; (i = next++) < list->size();) {
+        Built& b = (*list)[i];
+        b.source = b.family->emit(config, device.info().target, b.schedule);
+        b.binary = device.compile(b.source);
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+// The default schedule of each family for `tokens`, and `samples` - 1 more of its legal ones.
+std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arguments& args, int64_t tokens,
+                        std::mt19937* random) {
+  std::vector<Built> list;
+  const Target& target = device.info().target;
+  if (!args.schedule.empty()) {
+    auto schedule = Schedule::from_json(args.schedule);
+    const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
+    if (family == nullptr) {
+      std::fprintf(stderr, "bad schedule\n");
+      return list;
+    }
+    if (auto why = family->why_not(config, target, *schedule)) {
+      std::fprintf(stderr, "%s\n", why->c_str());
+      return list;
+    }
+    Built b;
+    b.family = family;
+    b.schedule = *schedule;
+    list.push_back(std::move(b));
+    return list;
+  }
+  const std::vector<Schedule> legal = legal_schedules(config, target);
+  for (const Family* family : families()) {
+    if (!args.family.empty() && args.family != family->name()) continue;
+    if (family->why_not(config, target)) continue;
+    std::vector<Schedule> chosen = {family->default_schedule(config, target, tokens)};
+    std::vector<Schedule> others;
+    for (const Schedule& s : legal) {
+      if (s.family == family->name() && !(s == chosen[0])) others.push_back(s);
+    }
+    std::shuffle(others.begin(), others.end(), *random);
+    for (size_t i = 0; i < others.size() && static_cast<int>(chosen.size()) < args.samples; ++i) chosen.push_back(others[i]);
+    for (const Schedule& s : chosen) {
+      Built b;
+      b.family = family;
+      b.schedule = s;
+      list.push_back(std::move(b));
+    }
+  }
+  return list;
+}
+
+int run_check(const Device& device, const Arguments& args) {
+  std::mt19937 random(1);
+  int bad = 0, good = 0;
+  for (const bench::CheckCase& test : bench::check_cases()) {
+    if (!args.layer.empty() && args.layer != test.name) continue;
+    auto spec = RoutingSpec::parse(test.routing);
+    auto weights = Weights::make(test.config, device, 1);
+    if (!spec.ok() || !weights.ok()) {
+      std::printf("%-28s no workload: %s\n", test.name.c_str(), weights.status().to_string().c_str());
+      ++bad;
+      continue;
+    }
+    std::vector<Built> built = pick(device, test.config, args, test.tokens.back(), &random);
+    compile_all(device, test.config, &built);
+    for (int64_t tokens : test.tokens) {
+      auto load = Workload::make(*weights, device, *spec, tokens, 1, 11);
+      if (!load.ok()) {
+        std::printf("%-28s T=%lld: %s\n", test.name.c_str(), static_cast<long long>(tokens), load.status().to_string().c_str());
+        ++bad;
+        continue;
+      }
+      const Expected expected = expected_rows(**load, 0, 2e7);
+      for (Built& b : built) {
+        std::string problem;
+        double error = 0;
+        if (!b.binary.ok()) {
+          problem = b.binary.status().to_string() + "\n" + b.binary.status().log().substr(0, 2000);
+        } else {
+          const int64_t bytes = workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
+          auto module = device.load(*b.binary, b.source);
+          Status reserved = (*load)->reserve_workspace(device, bytes);
+          if (!module.ok()) {
+            problem = module.status().to_string();
+          } else if (!reserved.ok()) {
+            problem = reserved.to_string();
+          } else {
+            auto checked = check_module(device, **module, **load, 0, expected);
+            problem = checked.ok() ? checked->problem : checked.status().to_string();
+            if (checked.ok()) error = checked->error;
+          }
+        }
+        if (problem.empty()) {
+          ++good;
+        } else {
+          ++bad;
+          std::printf("BAD %-24s T=%-5lld err %.2g spill %d %s: %s\n", test.name.c_str(), static_cast<long long>(tokens), error,
+                      b.binary.ok() ? b.binary->spill_bytes : -1, b.schedule.to_json().c_str(), problem.c_str());
+          if (problem.find("CUDA_ERROR") != std::string::npos) {
+            std::printf("the context is lost; stopping\n");
+            return 1;
+          }
+        }
+      }
+    }
+  }
+  std::printf("check: %d good, %d bad\n", good, bad);
+  return bad == 0 ? 0 : 1;
+}
+
+// Compiles what check would run, on a machine without a GPU (--device cuda:sm_90a).
+int run_compile(const Device& device, const Arguments& args) {
+  std::mt19937 random(1);
+  int bad = 0, good = 0, spilling = 0;
+  for (const bench::CheckCase& test : bench::check_cases()) {
+    if (!args.layer.empty() && args.layer != test.name) continue;
+    std::vector<Built> built = pick(device, test.config, args, test.tokens.back(), &random);
+    compile_all(device, test.config, &built);
+    for (const Built& b : built) {
+      if (!b.binary.ok()) {
+        ++bad;
+        std::printf("BAD %s %s: %s\n%s\n", test.name.c_str(), b.schedule.to_json().c_str(),
+                    b.binary.status().to_string().c_str(), b.binary.status().log().substr(0, 1500).c_str());
+        continue;
+      }
+      ++good;
+      if (b.binary->spill_bytes > 0 || b.binary->log.find("C75") != std::string::npos) {
+        ++spilling;
+        std::printf("spill %d registers %d %s %s\n", b.binary->spill_bytes, b.binary->registers, test.name.c_str(),
+                    b.schedule.to_json().c_str());
+      }
+    }
+  }
+  std::printf("compile: %d good, %d bad, %d spilling or with ptxas warnings\n", good, bad, spilling);
+  return bad == 0 ? 0 : 1;
+}
+
+int run_limits(const Device& device, std::FILE* json) {
+  const auto limits = probe_limits(device, DType::kBF16);
+  if (!limits.ok()) {
+    std::printf("probe: %s\n", limits.status().to_string().c_str());
+    return 1;
+  }
+  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n", limits->read_bytes_per_s * 1e-12,
+              limits->dot_flops_per_s * 1e-12, limits->launch_s * 1e6);
+  double cublas = 0;
+  const auto rate = bench::cublas_flops(device, 8192);
+  if (rate.ok()) cublas = *rate;
+  std::printf("cuBLAS bf16 8192^3: %s\n",
+              rate.ok() ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str() : rate.status().to_string().c_str());
+  if (json != nullptr) {
+    std::fprintf(json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
+                 limits->read_bytes_per_s, limits->dot_flops_per_s, limits->launch_s, cublas);
+  }
+  return 0;
+}
+
+int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
+  const bench::Layer* layer = nullptr;
+  const std::vector<bench::Layer> all = bench::layers();
+  for (const bench::Layer& l : all) {
+    if (l.name == args.layer) layer = &l;
+  }
+  if (layer == nullptr) {
+    std::fprintf(stderr, "no layer %s\n", args.layer.c_str());
+    return 2;
+  }
+  const double begin = now();
+  const MoeConfig& config = layer->config;
+  auto spec = RoutingSpec::parse(args.routing);
+  auto weights = Weights::make(config, device, 3 * device.info().target.l2_bytes);
+  if (!weights.ok() || !spec.ok()) {
+    std::printf("%s: %s\n", layer->name.c_str(), weights.status().to_string().c_str());
+    return 1;
+  }
+  std::mt19937 random(3);
+  for (int64_t tokens : args.tokens) {
+    auto load = Workload::make(*weights, device, *spec, tokens, 8, 5);
+    if (!load.ok()) {
+      std::printf("%s\n", load.status().to_string().c_str());
+      continue;
+    }
+    Expected expected;
+    if (args.check_operations > 0) expected = expected_rows(**load, 0, args.check_operations);
+    std::vector<Built> built = pick(device, config, args, tokens, &random);
+    compile_all(device, config, &built);
+    double floor_bytes = 0, flops = 0;
+    const std::vector<RowCounts> counts = (*load)->row_counts();
+    for (const RowCounts& rows : counts) {
+      const Floor f = layer_floor(config, rows, tokens);
+      floor_bytes += f.bytes / static_cast<double>(counts.size());
+      flops += f.flops / static_cast<double>(counts.size());
+    }
+    struct Row {
+      double seconds;
+      std::string text;
+    };
+    std::vector<Row> rows;
+    for (Built& b : built) {
+      if (!b.binary.ok()) {
+        std::printf("%s: %s\n", b.schedule.to_json().c_str(), b.binary.status().log().substr(0, 800).c_str());
+        continue;
+      }
+      const int64_t bytes = workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
+      Status reserved = (*load)->reserve_workspace(device, bytes);
+      auto module = device.load(*b.binary, b.source);
+      if (!module.ok() || !reserved.ok()) {
+        std::printf("%s: %s %s\n", b.schedule.to_json().c_str(), module.ok() ? "" : module.status().to_string().c_str(),
+                    reserved.to_string().c_str());
+        continue;
+      }
+      double error = -1;
+      if (args.check_operations > 0) {
+        auto checked = check_module(device, **module, **load, 0, expected);
+        if (!checked.ok() || !checked->problem.empty()) {
+          std::printf("WRONG %s: %s\n", b.schedule.to_json().c_str(),
+                      checked.ok() ? checked->problem.c_str() : checked.status().to_string().c_str());
+          if (!checked.ok()) return 1;
+          continue;
+        }
+        error = checked->error;
+      }
+      const Module& launchable = **module;
+      const auto times = device.time([&](int i, Stream s) { return launchable.launch((*load)->args(i), s); }, args.repeats);
+      if (!times.ok()) {
+        std::printf("%s: %s\n", b.schedule.to_json().c_str(), times.status().to_string().c_str());
+        return 1;
+      }
+      std::vector<double> sorted = *times;
+      std::sort(sorted.begin(), sorted.end());
+      const double median = sorted[sorted.size() / 2];
+      char text[512];
+      std::snprintf(text, sizeof text, "%-16s %6lld %10.1f us (min %.1f) %7.3f TB/s %6.0f TF  r%d s%d err %.1e  %s",
+                    layer->name.c_str(), static_cast<long long>(tokens), median * 1e6, sorted[0] * 1e6,
+                    floor_bytes / median * 1e-12, flops / median * 1e-12, b.binary->registers, b.binary->spill_bytes, error,
+                    b.schedule.to_json().c_str());
+      rows.push_back({median, text});
+      if (json != nullptr) {
+        std::fprintf(json, "{\"kind\":\"perf\",\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
+                     layer->name.c_str(), static_cast<long long>(tokens), median, sorted[0], floor_bytes, flops, error,
+                     b.schedule.to_json().c_str());
+        std::fflush(json);
+      }
+    }
+    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds < b.seconds; });
+    for (const Row& r : rows) std::printf("%s\n", r.text.c_str());
+    std::fflush(stdout);
+  }
+  std::printf("(%s: %.1f s)\n", layer->name.c_str(), now() - begin);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments args;
+  if (argc > 1) args.verb = argv[1];
+  for (int i = 2; i + 1 < argc; i += 2) {
+    const std::string name = argv[i], value = argv[i + 1];
+    if (name == "--device") args.device = value;
+    if (name == "--layer") args.layer = value;
+    if (name == "--family") args.family = value;
+    if (name == "--json") args.json = value;
+    if (name == "--schedule") args.schedule = value;
+    if (name == "--routing") args.routing = value;
+    if (name == "--samples") args.samples = std::atoi(value.c_str());
+    if (name == "--repeats") args.repeats = std::atoi(value.c_str());
+    if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
+    if (name == "--tokens") {
+      for (size_t at = 0; at < value.size();) {
+        size_t end = value.find(',', at);
+        if (end == std::string::npos) end = value.size();
+        args.tokens.push_back(std::atoll(value.substr(at, end - at).c_str()));
+        at = end + 1;
+      }
+    }
+  }
+  const auto device = open_device(args.device);
+  if (!device.ok()) {
+    std::fprintf(stderr, "%s\n", device.status().to_string().c_str());
+    return 1;
+  }
+  std::printf("device %s: %s, driver %s\n", (*device)->info().name.c_str(), (*device)->info().product.c_str(),
+              (*device)->info().driver.c_str());
+  std::FILE* json = args.json.empty() ? nullptr : std::fopen(args.json.c_str(), "a");
+  int result = 2;
+  if (args.verb == "check") result = run_check(**device, args);
+  if (args.verb == "compile") result = run_compile(**device, args);
+  if (args.verb == "limits") result = run_limits(**device, json);
+  if (args.verb == "perf") result = run_perf(**device, args, json);
+  if (json != nullptr) std::fclose(json);
+  return result;
+}
