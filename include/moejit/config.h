@@ -6,10 +6,11 @@
 #include <string_view>
 #include <vector>
 
+#include "moejit/export.h"
 #include "moejit/status.h"
 
 namespace moejit {
-inline namespace v1 {
+inline namespace v1 MOEJIT_API {
 
 // Enum values are persistent (C ABI, cache keys): append only.
 enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2 };

@@ -16,10 +16,11 @@
 #include <vector>
 
 #include "moejit/config.h"
+#include "moejit/export.h"
 #include "moejit/status.h"
 
 namespace moejit {
-inline namespace v1 {
+inline namespace v1 MOEJIT_API {
 
 // What get_kernel may do when the cache has no tuned choice.
 enum class Policy : int32_t {

@@ -7,8 +7,10 @@
 #include <string>
 #include <utility>
 
+#include "moejit/export.h"
+
 namespace moejit {
-inline namespace v1 {
+inline namespace v1 MOEJIT_API {
 
 // Values are part of the C ABI: append only, never renumber.
 enum class StatusCode : int32_t {

@@ -6,10 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "moejit/export.h"
 #include "moejit/moejit.h"
 
 namespace moejit {
-inline namespace v1 {
+inline namespace v1 MOEJIT_API {
 
 // Measured rates of a device; every share of a limit refers to these.
 struct DeviceLimits {
