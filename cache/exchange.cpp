@@ -172,7 +172,8 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
     if (pack == nullptr) {
       return Status(StatusCode::kIoError, "cannot create " + temporary + ": " + message);
     }
-    pack->exec("PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY");
+    // What is shipped holds no leftovers of pages.
+    pack->exec("PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY; PRAGMA secure_delete=ON");
     if (create_schema(*pack)) {
       Transaction transaction(*pack);
       status = fill_pack(place, **source, *pack, options, &report);

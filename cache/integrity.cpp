@@ -15,7 +15,7 @@
 namespace moejit::internal {
 namespace {
 
-constexpr double kConnectWait = 5;
+constexpr double kAloneWait = 1;
 
 void check_file(Db& db, VerifyReport* report) {
   {
@@ -151,7 +151,7 @@ void drop_danglers(Db& db) {
 
 Status rebuild(const std::string& directory, const CachePlace& place, VerifyReport* report) {
   FileLock alone;
-  if (alone.acquire(join_path(directory, kConnectedLock), LockKind::kExclusive, kConnectWait) !=
+  if (alone.acquire(join_path(directory, kConnectedLock), LockKind::kExclusive, kAloneWait) !=
       FileLock::Outcome::kHeld) {
     return {StatusCode::kUnavailable,
             report->path + " is damaged; end the processes that use it, then repair again"};
