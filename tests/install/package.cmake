@@ -1,0 +1,50 @@
+cmake_minimum_required(VERSION 3.22)
+# cmake -DSOURCE= -DBINARY= -DWORK= -DMODULE= -DFLAGS= -DCC= -DCXX= -DLIBDIR= -P package.cmake
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    string(REPLACE ";" " " command "${ARGV}")
+    message(FATAL_ERROR "${command}\nfailed with ${result}:\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${WORK})
+run(${CMAKE_COMMAND} --install ${BINARY} --prefix ${WORK}/first)
+file(RENAME ${WORK}/first ${WORK}/prefix)  # nothing may remember where it was installed
+
+set(environment ${CMAKE_COMMAND} -E env MOEJIT_CACHE_DIR=${WORK}/cache)
+function(run_example program)
+  if(MODULE STREQUAL "")
+    message(STATUS "${program}: built; not run, as this build has no CPU module")
+    return()
+  endif()
+  run(${environment} ${program})
+  message(STATUS "${program}: ${output}")
+endfunction()
+
+foreach(example cpp_minimal c_minimal)
+  set(build ${WORK}/${example})
+  run(${CMAKE_COMMAND} -S ${SOURCE}/examples/${example} -B ${build} -DCMAKE_PREFIX_PATH=${WORK}/prefix
+      -DCMAKE_C_COMPILER=${CC} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_FLAGS=${FLAGS} -DCMAKE_CXX_FLAGS=${FLAGS})
+  run(${CMAKE_COMMAND} --build ${build})
+  run_example(${build}/${example})
+endforeach()
+
+find_program(pkg_config pkg-config)
+if(pkg_config)
+  set(ENV{PKG_CONFIG_PATH} ${WORK}/prefix/${LIBDIR}/pkgconfig)
+  run(${pkg_config} --cflags --libs moejit)
+  string(STRIP "${output}" flags)
+  separate_arguments(flags UNIX_COMMAND "${flags}")
+  run(${CC} ${FLAGS} ${SOURCE}/examples/c_minimal/main.c -o ${WORK}/by_pkg_config ${flags} -lm
+      -Wl,-rpath,${WORK}/prefix/${LIBDIR})
+  run_example(${WORK}/by_pkg_config)
+else()
+  message(STATUS "pkg-config is not installed: its file was not tried")
+endif()
+
+if(EXISTS ${WORK}/prefix/bin/moejit)
+  run(${environment} ${WORK}/prefix/bin/moejit --version)
+endif()
