@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 
 #include "base/json_util.h"
 
@@ -38,6 +39,7 @@ Scale scale_for(Unit unit, double largest) {
     case Unit::kNumber:
     case Unit::kRatio:
     case Unit::kScientific:
+    case Unit::kUnixTime:
       break;
   }
   return {};
@@ -59,6 +61,17 @@ std::string significant(double value) {
   return format_number("%.3f", value);
 }
 
+std::string time_text(int64_t seconds) {
+  const auto time = static_cast<time_t>(seconds);
+  struct tm parts {};
+  char buffer[32];
+  if (seconds <= 0 || localtime_r(&time, &parts) == nullptr ||
+      std::strftime(buffer, sizeof buffer, "%Y-%m-%d %H:%M", &parts) == 0) {
+    return "-";
+  }
+  return buffer;
+}
+
 std::string real_text(double value, Unit unit, const Scale& scale) {
   if (!std::isfinite(value)) return "-";
   switch (unit) {
@@ -76,15 +89,6 @@ std::string real_text(double value, Unit unit, const Scale& scale) {
   }
 }
 
-bool is_number(const Cell& cell) {
-  return std::holds_alternative<int64_t>(cell) || std::holds_alternative<double>(cell);
-}
-
-double number(const Cell& cell) {
-  if (const auto* integer = std::get_if<int64_t>(&cell)) return static_cast<double>(*integer);
-  return std::get<double>(cell);
-}
-
 // Control characters would break the columns.
 std::string one_line(const std::string& text) {
   std::string line = text;
@@ -94,45 +98,53 @@ std::string one_line(const std::string& text) {
 }
 
 std::string cell_text(const Cell& cell, Unit unit, const Scale& scale) {
-  if (const auto* flag = std::get_if<bool>(&cell)) return *flag ? "yes" : "no";
-  if (const auto* text = std::get_if<std::string>(&cell)) return one_line(*text);
-  if (const auto* json = std::get_if<JsonText>(&cell)) {
-    return one_line(json->brief.empty() ? json->text : json->brief);
+  switch (cell.kind) {
+    case Cell::Kind::kUnknown:
+      break;
+    case Cell::Kind::kBool:
+      return cell.integer != 0 ? "yes" : "no";
+    case Cell::Kind::kText:
+      return one_line(cell.text);
+    case Cell::Kind::kJson:
+      return one_line(cell.brief.empty() ? cell.text : cell.brief);
+    case Cell::Kind::kInteger:
+      if (unit == Unit::kNone) return std::to_string(cell.integer);
+      if (unit == Unit::kUnixTime) return time_text(cell.integer);
+      [[fallthrough]];
+    case Cell::Kind::kReal:
+      return real_text(cell.number(), unit, scale);
   }
-  if (!is_number(cell)) return "-";
-  if (unit == Unit::kNone && std::holds_alternative<int64_t>(cell)) {
-    return std::to_string(std::get<int64_t>(cell));
-  }
-  return real_text(number(cell), unit, scale);
+  return "-";
 }
 
 void append_json_cell(std::string* out, const Cell& cell) {
-  if (const auto* flag = std::get_if<bool>(&cell)) {
-    *out += *flag ? "true" : "false";
-  } else if (const auto* text = std::get_if<std::string>(&cell)) {
-    append_json_string(out, *text);
-  } else if (const auto* json = std::get_if<JsonText>(&cell)) {
-    *out += json->text.empty() ? "null" : json->text;
-  } else if (const auto* integer = std::get_if<int64_t>(&cell)) {
-    *out += std::to_string(*integer);
-  } else if (const auto* real = std::get_if<double>(&cell)) {
-    append_json_number(out, *real);
-  } else {
-    *out += "null";
+  switch (cell.kind) {
+    case Cell::Kind::kUnknown:
+      *out += "null";
+      break;
+    case Cell::Kind::kBool:
+      *out += cell.integer != 0 ? "true" : "false";
+      break;
+    case Cell::Kind::kInteger:
+      *out += std::to_string(cell.integer);
+      break;
+    case Cell::Kind::kReal:
+      append_json_number(out, cell.real);
+      break;
+    case Cell::Kind::kText:
+      append_json_string(out, cell.text);
+      break;
+    case Cell::Kind::kJson:
+      *out += cell.text.empty() ? "null" : cell.text;
+      break;
   }
 }
 
 // RFC 4180: quotes only where they are needed.
 std::string csv_cell(const Cell& cell) {
-  std::string text;
-  if (const auto* given = std::get_if<std::string>(&cell)) {
-    text = *given;
-  } else if (const auto* json = std::get_if<JsonText>(&cell)) {
-    text = json->text;
-  } else if (!std::holds_alternative<std::monostate>(cell)) {
-    append_json_cell(&text, cell);
-    if (text == "null") text.clear();
-  }
+  std::string text = cell.text;
+  if (cell.kind == Cell::Kind::kBool || cell.is_number()) append_json_cell(&text, cell);
+  if (cell.is_number() && text == "null") text.clear();
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) {
@@ -173,6 +185,18 @@ void Table::fact(std::string key, std::string title, Cell value, Unit unit) {
   facts_.push_back({Column{std::move(key), std::move(title), unit}, std::move(value)});
 }
 
+Table Table::facts_as_row() const {
+  std::vector<Column> columns;
+  std::vector<Cell> row;
+  for (const Fact& fact : facts_) {
+    columns.push_back(fact.column);
+    row.push_back(fact.value);
+  }
+  Table table(std::move(columns));
+  table.add(std::move(row));
+  return table;
+}
+
 void Table::append_object(std::string* out, const std::vector<Cell>& row) const {
   *out += '{';
   for (size_t i = 0; i < columns_.size(); ++i) {
@@ -193,9 +217,9 @@ std::vector<std::vector<std::string>> Table::text_cells(bool wide,
     double largest = 0;
     bool any_number = false;
     for (const auto& row : rows_) {
-      if (!is_number(row[i])) continue;
+      if (!row[i].is_number()) continue;
       any_number = true;
-      if (std::isfinite(number(row[i]))) largest = std::max(largest, std::fabs(number(row[i])));
+      if (std::isfinite(row[i].number())) largest = std::max(largest, std::fabs(row[i].number()));
     }
     const Scale scale = scale_for(column.unit, largest);
     lines[0].push_back(*scale.name ? column.title + " " + scale.name : column.title);
@@ -309,9 +333,9 @@ std::string Table::markdown() const {
 
 std::string format_value(const Cell& value, Unit unit) {
   const Scale scale = scale_for(
-      unit, is_number(value) && std::isfinite(number(value)) ? std::fabs(number(value)) : 0);
+      unit, value.is_number() && std::isfinite(value.number()) ? std::fabs(value.number()) : 0);
   const std::string text = cell_text(value, unit, scale);
-  return *scale.name && is_number(value) && text != "-" ? text + " " + scale.name : text;
+  return *scale.name && value.is_number() && text != "-" ? text + " " + scale.name : text;
 }
 
 std::string format_clock(double seconds) {

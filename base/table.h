@@ -2,10 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include "moejit/status.h"
@@ -27,6 +26,7 @@ enum class Unit : int32_t {
   kShare = 6,       // a ratio shown as percent
   kRatio = 7,       // "1.31x"
   kScientific = 8,  // "1.2e-03"
+  kUnixTime = 9,    // integer seconds, shown as local date and time; 0 is not known
 };
 
 // A valid JSON text: a member as it is in JSON, its text in CSV, `brief` for people where given.
@@ -35,8 +35,28 @@ struct JsonText {
   std::string brief;
 };
 
-// monostate: not known; JSON null, CSV empty, "-" for people.
-using Cell = std::variant<std::monostate, bool, int64_t, double, std::string, JsonText>;
+// One value. Without one it is not known: JSON null, CSV empty, "-" for people.
+struct Cell {
+  enum class Kind : int32_t { kUnknown, kBool, kInteger, kReal, kText, kJson };
+
+  Cell() = default;
+  Cell(bool value) : kind(Kind::kBool), integer(value) {}                 // NOLINT: implicit
+  Cell(int64_t value) : kind(Kind::kInteger), integer(value) {}           // NOLINT
+  Cell(double value) : kind(Kind::kReal), real(value) {}                  // NOLINT
+  Cell(std::string value) : kind(Kind::kText), text(std::move(value)) {}  // NOLINT
+  Cell(JsonText value)                                                    // NOLINT
+      : kind(Kind::kJson), text(std::move(value.text)), brief(std::move(value.brief)) {}
+  Cell(const char*) = delete;  // would become a bool
+
+  bool is_number() const { return kind == Kind::kInteger || kind == Kind::kReal; }
+  double number() const { return kind == Kind::kReal ? real : static_cast<double>(integer); }
+
+  Kind kind = Kind::kUnknown;
+  int64_t integer = 0;
+  double real = 0;
+  std::string text;
+  std::string brief;
+};
 
 // A double that counts as not known where it is not above 0 (the API's "0 while unknown").
 Cell known_if_positive(double value);
@@ -57,6 +77,9 @@ class Table {
   // A named value above the rows: a member beside "rows" in JSON, a line above the table for
   // people, left out of CSV and JSON lines.
   void fact(std::string key, std::string title, Cell value, Unit unit = Unit::kNone);
+
+  // The facts as the only row of a table, for formats that leave facts out.
+  Table facts_as_row() const;
 
   const std::vector<Column>& columns() const { return columns_; }
   const std::vector<std::vector<Cell>>& rows() const { return rows_; }

@@ -1,5 +1,7 @@
+// `moejit cache path | ls | show | stats`: looking, nothing is changed.
 #include "base/settings.h"
-#include "tools/command.h"
+#include "tools/cache_common.h"
+#include "tools/report.h"
 
 namespace moejit::tools {
 namespace {
@@ -19,10 +21,196 @@ class CachePath : public Command {
   }
 };
 
+class CacheLs : public Command {
+  void declare(OptionSet& options) override {
+    place_.declare(options);
+    options.value("--kind", "KIND", &kind_, "kernel or choice; default: both");
+    options.value("--key", "PREFIX", &filter_.key, "Only keys that begin with these digits");
+    options.value("--backend", "NAME", &filter_.backend, "Only of this backend");
+    options.value("--arch", "NAME", &filter_.arch, "Only of this architecture");
+    options.value("--limit", "N", &limit_, "At most so many of a kind; 0: all");
+  }
+
+  ExitCode run(Context& context) override {
+    if (!kind_.empty() && kind_ != "kernel" && kind_ != "choice") {
+      return context.fail(invalid_argument("kind = \"" + kind_ + "\": must be kernel or choice"));
+    }
+    if (limit_ < 0) {
+      return context.fail(
+          invalid_argument("limit = " + std::to_string(limit_) + ": must not be negative"));
+    }
+    filter_.limit = limit_;
+    auto place = place_.resolve();
+    if (!place.ok()) return context.fail(place.status());
+    Table table({{"kind", "kind"},
+                 {"key", "key"},
+                 {"layer", "layer"},
+                 {"tokens", "tokens"},
+                 {"arch", "arch"},
+                 {"schedule", "schedule"},
+                 {"how", "how"},
+                 {"median_s", "time", Unit::kSeconds},
+                 {"bytes", "size", Unit::kBytes},
+                 {"used_at", "used", Unit::kUnixTime},
+                 {"toolchain", "compiler", Unit::kNone, /*wide=*/true}});
+    if (kind_ != "kernel") {
+      auto choices = internal::list_selections(*place, filter_);
+      if (!choices.ok()) return context.fail(choices.status());
+      for (const internal::SelectionInfo& s : *choices) {
+        table.add({std::string("choice"), shown_key(context, s.key), layer_cell(s.problem),
+                   s.tokens, Cell(), schedule_cell(s.schedule), s.how,
+                   internal::known_if_positive(s.median_s), Cell(), s.decided_at, s.toolchain});
+      }
+    }
+    if (kind_ != "choice") {
+      auto kernels = internal::list_artifacts(*place, filter_);
+      if (!kernels.ok()) return context.fail(kernels.status());
+      for (const internal::ArtifactInfo& a : *kernels) {
+        table.add({std::string("kernel"), shown_key(context, a.key), layer_cell(a.config), Cell(),
+                   a.backend + ":" + a.arch, schedule_cell(a.schedule), Cell(), Cell(), a.bytes,
+                   a.last_used_at, a.toolchain});
+      }
+    }
+    return context.print(table);
+  }
+
+  PlaceSelector place_;
+  internal::CacheFilter filter_;
+  std::string kind_;
+  int32_t limit_ = 0;
+};
+
+Cell count_or_unknown(int32_t value) {
+  return value >= 0 ? Cell(int64_t{value}) : Cell();
+}
+
+void add_kernel(Table* table, const internal::ArtifactInfo& a) {
+  table->fact("kind", "kind", std::string("kernel"));
+  table->fact("key", "key", a.key);
+  table->fact("source", "source", a.source);
+  table->fact("backend", "backend", a.backend);
+  table->fact("arch", "arch", a.arch);
+  table->fact("format", "format", a.format);
+  table->fact("toolchain", "compiler", a.toolchain);
+  table->fact("config", "layer", json_or_text(a.config));
+  table->fact("schedule", "schedule", schedule_cell(a.schedule));
+  table->fact("bytes", "size", a.bytes, Unit::kBytes);
+  table->fact("sha256", "sha256", a.sha256.empty() ? Cell() : Cell(a.sha256));
+  table->fact("registers", "registers", count_or_unknown(a.registers));
+  table->fact("spill_bytes", "spills", count_or_unknown(a.spill_bytes), Unit::kBytes);
+  table->fact("shared_bytes", "shared memory", count_or_unknown(a.shared_bytes), Unit::kBytes);
+  table->fact("compile_s", "compiled in", a.compile_ms * 1e-3, Unit::kSeconds);
+  table->fact("created_at", "created", a.created_at, Unit::kUnixTime);
+  table->fact("last_used_at", "last used", a.last_used_at, Unit::kUnixTime);
+  table->fact("measurements", "measured", a.measurements);
+  table->fact("selected", "chosen", a.selected);
+  table->fact("log", "compiler's log", a.log.empty() ? Cell() : Cell(a.log));
+}
+
+void add_choice(Table* table, const internal::SelectionInfo& s) {
+  table->fact("kind", "kind", std::string("choice"));
+  table->fact("key", "key", s.key);
+  table->fact("problem", "layer", json_or_text(s.problem));
+  table->fact("tokens", "tokens", s.tokens);
+  table->fact("environment", "device", json_or_text(s.environment));
+  table->fact("policy", "policy", json_or_text(s.policy));
+  table->fact("generator", "generator", s.generator);
+  table->fact("schedule", "schedule", schedule_cell(s.schedule));
+  table->fact("source", "kernel's source", s.source);
+  table->fact("toolchain", "compiler", s.toolchain);
+  table->fact("how", "how", s.how);
+  table->fact("median_s", "measured", internal::known_if_positive(s.median_s), Unit::kSeconds);
+  table->fact("predicted_s", "predicted", internal::known_if_positive(s.predicted_s),
+              Unit::kSeconds);
+  table->fact("floor_s", "floor", internal::known_if_positive(s.floor_s), Unit::kSeconds);
+  table->fact("error", "error", s.error, Unit::kScientific);
+  table->fact("versus_default", "vs default", internal::known_if_positive(s.versus_default),
+              Unit::kRatio);
+  table->fact("candidates", "candidates", int64_t{s.candidates});
+  table->fact("decided_at", "decided", s.decided_at, Unit::kUnixTime);
+  table->fact("has_binary", "kernel is here", s.has_binary);
+  table->fact("note", "note", s.note.empty() ? Cell() : Cell(s.note));
+}
+
+class CacheShow : public Command {
+  void declare(OptionSet& options) override {
+    place_.declare(options);
+    options.positional("key", &key_, "The key, or its first digits (4 or more)", true);
+  }
+
+  ExitCode run(Context& context) override {
+    auto place = place_.resolve();
+    if (!place.ok()) return context.fail(place.status());
+    auto entry = internal::show_entry(*place, key_);
+    if (!entry.ok()) return context.fail(entry.status());
+    const bool rows =
+        context.format == TableFormat::kCsv || context.format == TableFormat::kJsonLines;
+    Table table(std::vector<Column>{});
+    for (const auto& kernel : entry->artifact) add_kernel(&table, kernel);
+    for (const auto& choice : entry->selection) add_choice(&table, choice);
+    return context.print(rows ? table.facts_as_row() : table);
+  }
+
+  PlaceSelector place_;
+  std::string key_;
+};
+
+class CacheStatsVerb : public Command {
+  void declare(OptionSet& options) override { place_.declare(options); }
+
+  ExitCode run(Context& context) override {
+    auto place = place_.resolve();
+    if (!place.ok()) return context.fail(place.status());
+    auto stats = internal::cache_stats(*place);
+    if (!stats.ok()) return context.fail(stats.status());
+    Table table({{"group", "by"},
+                 {"name", "name"},
+                 {"artifacts", "kernels"},
+                 {"binaries", "with code"},
+                 {"bytes", "size", Unit::kBytes}});
+    table.fact("path", "path", stats->path);
+    table.fact("schema_version", "schema", stats->schema);
+    table.fact("file_bytes", "file", stats->file_bytes, Unit::kBytes);
+    table.fact("free_bytes", "free inside", stats->free_bytes, Unit::kBytes);
+    table.fact("limit_bytes", "limit", internal::settings().cache_size, Unit::kBytes);
+    table.fact("artifacts", "kernels", stats->artifacts);
+    table.fact("binaries", "with code", stats->binaries);
+    table.fact("binary_bytes", "code", stats->binary_bytes, Unit::kBytes);
+    table.fact("problems", "layers", stats->problems);
+    table.fact("environments", "devices", stats->environments);
+    table.fact("sessions", "tuning runs", stats->sessions);
+    table.fact("measurements", "measurements", stats->measurements);
+    table.fact("selections", "choices", stats->selections);
+    table.fact("pinned", "  pinned", stats->pinned);
+    table.fact("imported", "  imported", stats->imported);
+    table.fact("decisions", "decisions", stats->decisions);
+    table.fact("oldest_use", "oldest use", stats->oldest_use, Unit::kUnixTime);
+    table.fact("newest_use", "newest use", stats->newest_use, Unit::kUnixTime);
+    for (const internal::CountOf& c : stats->by_arch) {
+      table.add({std::string("arch"), c.name, c.artifacts, c.binaries, c.bytes});
+    }
+    for (const internal::CountOf& c : stats->by_toolchain) {
+      table.add({std::string("compiler"), c.name, c.artifacts, c.binaries, c.bytes});
+    }
+    return context.print(table);
+  }
+
+  PlaceSelector place_;
+};
+
 }  // namespace
 
 std::unique_ptr<Command> make_cache_path() {
   return std::make_unique<CachePath>();
+}
+std::unique_ptr<Command> make_cache_ls() {
+  return std::make_unique<CacheLs>();
+}
+std::unique_ptr<Command> make_cache_show() {
+  return std::make_unique<CacheShow>();
+}
+std::unique_ptr<Command> make_cache_stats() {
+  return std::make_unique<CacheStatsVerb>();
 }
 
 }  // namespace moejit::tools

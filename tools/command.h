@@ -21,6 +21,7 @@ class OptionSet {
   virtual void value(const char* names, const char* what, int32_t* out, const char* help) = 0;
   virtual void value(const char* names, const char* what, std::optional<int32_t>* out,
                      const char* help) = 0;
+  virtual void value(const char* names, const char* what, double* out, const char* help) = 0;
   virtual void positional(const char* name, std::string* out, const char* help, bool required) = 0;
   virtual void positional(const char* name, std::vector<std::string>* out, const char* help,
                           bool required) = 0;

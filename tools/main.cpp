@@ -49,6 +49,9 @@ class CliOptions : public OptionSet {
             names, [out](const int32_t& given) { *out = given; }, help)
         ->type_name(what);
   }
+  void value(const char* names, const char* what, double* out, const char* help) override {
+    app_->add_option(names, *out, help)->type_name(what);
+  }
   void positional(const char* name, std::string* out, const char* help, bool required) override {
     app_->add_option(name, *out, help)->required(required)->type_name("");
   }

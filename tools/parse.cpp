@@ -77,6 +77,33 @@ Result<double> parse_seconds(std::string_view text) {
   return value * factor;
 }
 
+Result<int64_t> parse_bytes(std::string_view name, std::string_view text) {
+  std::string_view digits = text;
+  constexpr std::string_view kSuffixes = "KMGT";
+  int shift = 0;
+  if (const size_t at = text.empty() ? kSuffixes.npos : kSuffixes.find(text.back());
+      at != kSuffixes.npos) {
+    shift = 10 * (static_cast<int>(at) + 1);
+    digits.remove_suffix(1);
+  }
+  int64_t value = 0;
+  if (!parse_number(digits, &value) || value < 0 || value > (INT64_MAX >> shift)) {
+    return invalid_argument(std::string(name) + " = " + internal::in_quotes(text) +
+                            ": must be a number of bytes with an optional suffix K, M, G or T");
+  }
+  return value << shift;
+}
+
+Result<int64_t> parse_days(std::string_view name, std::string_view text) {
+  const std::string_view digits = text.ends_with('d') ? text.substr(0, text.size() - 1) : text;
+  int64_t value = 0;
+  if (!parse_number(digits, &value) || value < 1 || value > 100000) {
+    return invalid_argument(std::string(name) + " = " + internal::in_quotes(text) +
+                            ": must be a number of days above 0 such as \"30d\"");
+  }
+  return value;
+}
+
 Status check_routing(std::string_view text, bool extremes) {
   if (text == "uniform") return {};
   if (extremes && (text == "one" || text == "skip")) return {};

@@ -16,6 +16,12 @@ Result<std::vector<int64_t>> parse_tokens(std::string_view text, int64_t least =
 // "60s", "5m", "1h", "500ms" or plain seconds; above 0.
 Result<double> parse_seconds(std::string_view text);
 
+// "2G", "512M", "64K", "1048576": powers of 1024. `name` is the option, for the message.
+Result<int64_t> parse_bytes(std::string_view name, std::string_view text);
+
+// "30d" or "30": whole days above 0.
+Result<int64_t> parse_days(std::string_view name, std::string_view text);
+
 // Ok for "uniform", "zipf:S" with S in 0..10, "trace:FILE", and the extremes "one" and "skip" where
 // `extremes` (what `verify` knows).
 Status check_routing(std::string_view text, bool extremes);
