@@ -72,6 +72,7 @@ void prepare_fiber(Fiber& fiber, void (*entry)(void*), void* argument) {
   // Popped in the order of moejit_sim_switch: r15 r14 r13 r12 rbx rbp, return address. The start
   // routine then calls with the alignment that the ABI asks for.
   *--frame = nullptr;
+  *--frame = nullptr;
   *--frame = reinterpret_cast<void*>(&moejit_sim_start);
   *--frame = nullptr;
   *--frame = nullptr;

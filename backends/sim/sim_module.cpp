@@ -36,7 +36,7 @@ void invoke(void* function, const void* arguments) {
 
 void invoke_with_maps(void* function, const void* arguments) {
   const auto* all = static_cast<const Arguments*>(arguments);
-  reinterpret_cast<void (*)(MoeArgs, MapParameters)>(function)(all->args, all->maps);
+  reinterpret_cast<void (*)(MoeArgs, MapParameters)>(function)(all->args, all->maps);  // NOLINT
 }
 
 std::mutex& launch_mutex() {
