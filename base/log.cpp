@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,7 +22,14 @@ struct LogState {
 
 // Never destroyed: threads may log while the process exits.
 LogState& state() {
-  static LogState* const instance = new LogState;
+  static LogState* const instance = [] {
+    auto* created = new LogState;
+    // A child that is forked while another thread logs would find the mutex held for ever. It is
+    // never held for longer than it takes to look something up.
+    ::pthread_atfork([] { state().mutex.lock(); }, [] { state().mutex.unlock(); },
+                     [] { state().mutex.unlock(); });
+    return created;
+  }();
   return *instance;
 }
 

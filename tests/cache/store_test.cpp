@@ -154,6 +154,34 @@ TEST_F(StoreTest, ThreadsCompileAKeyOnce) {
   EXPECT_EQ(compiled, 10);
 }
 
+TEST_F(StoreTest, ThreadsMayDoEverythingAtOnce) {
+  StoreOptions o = options();
+  o.max_bytes = 60000;  // evicting all the while
+  const auto store = Store::open(o);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 60; ++i) {
+        const int n = (i * 7 + t) % 40;
+        const auto result = store->find_or_compile(
+            key_of(n), [&]() -> Result<StoredBinary> { return binary_of(n); });
+        ASSERT_TRUE(result.ok());
+        ASSERT_EQ(result->bytes, binary_of(n).bytes);
+        store->record(measurement_of("{\"n\":" + std::to_string(n) + "}", 1e-6 * (n + 1)));
+        store->select(selection_of(n, "{\"n\":" + std::to_string(n) + "}"));
+        ASSERT_TRUE(store->find_selection(measurement_key(n), "generator-1").has_value());
+        store->set_limits("{\"cpu\":" + std::to_string(n) + "}", {"{}", n});
+        store->measurements(measurement_key());
+        store->counters();
+        ASSERT_EQ(store->degraded(), "");
+      }
+    });
+  }
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(warnings(), 0);
+  EXPECT_EQ(store->measurements(measurement_key()).size(), 40u);
+}
+
 TEST_F(StoreTest, WaitingThreadsGetTheFailure) {
   const auto store = open();
   std::atomic<int> compiled{0}, failed{0};
