@@ -24,6 +24,7 @@ Trouble classify(int extended_code) {
                  : Trouble::kFull;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+    case SQLITE_ERROR:  // our statements are right, so a table or column is missing
       return Trouble::kCorrupt;
     case SQLITE_READONLY:
     case SQLITE_PERM:

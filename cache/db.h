@@ -19,9 +19,9 @@ enum class Trouble {
   kNone,
   kBusy,      // another process held the lock for longer than the busy time
   kFull,      // no space, quota, or the disk refused to write or read
-  kCorrupt,   // the file is no database, or a damaged one
+  kCorrupt,   // the file is no database, a damaged one, or one without our tables
   kReadOnly,  // the file or directory cannot be written
-  kOther,     // a constraint, a missing table, out of memory
+  kOther,     // a constraint, out of memory
 };
 Trouble classify(int extended_code);
 

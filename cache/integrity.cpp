@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 
 #include <cstring>
+#include <set>
 
 #include "base/fs.h"
 #include "base/hash.h"
@@ -43,32 +44,20 @@ void check_file(Db& db, VerifyReport* report) {
   }
 }
 
+// The blobs to drop: those whose bytes are damaged, and those whose artifact does not fit them.
 std::vector<int64_t> check_binaries(Db& db, VerifyReport* report) {
-  std::vector<int64_t> damaged;
+  std::set<int64_t> damaged;
   {
-    Query query(db, "SELECT blob_id, sha256, raw_size, data FROM blob ORDER BY blob_id");
-    while (query.row()) {
-      Digest expected{};
-      const std::vector<uint8_t> data = query.blob_at(3);
-      ++report->binaries;
-      if (!query.digest_at(1, expected.data()) ||
-          query.integer_at(2) != static_cast<int64_t>(data.size()) ||
-          sha256(data.data(), data.size()) != expected) {
-        damaged.push_back(query.integer_at(0));
-      }
-    }
+    Query query(db, "SELECT count(*) FROM blob");
+    if (query.row()) report->binaries = query.integer_at(0);
   }
-  for (const int64_t blob_id : damaged) {
-    Query query(db, "SELECT art_key FROM artifact WHERE blob_id = ?1 ORDER BY art_key");
-    query.integer(blob_id);
-    bool any = false;
-    for (; query.row(); any = true) {
-      const std::vector<uint8_t> key = query.blob_at(0);
-      report->damaged.push_back(to_hex(key.data(), key.size()));
-    }
-    if (!any) report->damaged.push_back("blob " + std::to_string(blob_id));
-  }
-  return damaged;
+  each_binary(db, [&](const BinaryRow& row) {
+    if (row.intact) return;
+    damaged.insert(row.blob_id);
+    const Digest key = artifact_digest(row.key);
+    report->damaged.push_back(to_hex(key.data(), key.size()));
+  });
+  return {damaged.begin(), damaged.end()};
 }
 
 struct Table {
@@ -86,7 +75,7 @@ constexpr Table kTables[] = {
     {"blob", "blob_id, sha256, codec, raw_size, data", "blob_id"},
     {"artifact",
      "art_id, art_key, source, tc_id, backend, arch, format, schedule, config, log, registers,"
-     " spill_bytes, shared_bytes, compile_ms, blob_id, created_at, last_used_at",
+     " spill_bytes, shared_bytes, compile_ms, blob_id, seal, created_at, last_used_at",
      "art_id"},
     {"selection",
      "prob_id, env_id, policy_id, generator, schedule, source, tc_id, how, median_s, predicted_s,"

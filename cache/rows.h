@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,12 +17,20 @@ Digest artifact_digest(const ArtifactKey& key);
 Digest text_digest(const std::string& json);
 int64_t unix_now();
 
+// SHA-256 over everything that makes one binary what it is: key, bytes' hash and description. A
+// damaged page can point a key at another key's row, or a row at another's blob, with bytes that
+// are themselves intact; the seal does not match then.
+Digest seal_of(const ArtifactKey& key, const Digest& bytes_hash, const StoredBinary& binary);
+
 struct BinaryRow {
   StoredBinary binary;
+  ArtifactKey key;  // as the row has it
   int64_t art_id = 0, blob_id = 0, last_used_at = 0;
-  bool intact = false;  // size and SHA-256 are those of the row
+  bool intact = false;  // size, SHA-256 and seal match
 };
 std::optional<BinaryRow> read_binary(Db& db, const ArtifactKey& key);
+// Every artifact that has a binary, by key.
+void each_binary(Db& db, const std::function<void(const BinaryRow&)>& visit);
 
 enum class PutOutcome { kAdded, kAlreadyThere };
 PutOutcome write_binary(Db& db, const ArtifactKey& key, const StoredBinary& binary, int64_t now);

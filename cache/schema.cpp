@@ -26,14 +26,15 @@ constexpr const char* kVersion1[] = {
     " sha256 BLOB NOT NULL UNIQUE CHECK(length(sha256)=32), codec INTEGER NOT NULL CHECK(codec=0),"
     " raw_size INTEGER NOT NULL CHECK(raw_size>0), data BLOB NOT NULL) STRICT",
 
-    // blob_id NULL: the binary was evicted or damaged, its figures stay.
+    // blob_id NULL: the binary was evicted or damaged, its figures stay. seal: see rows.h.
     "CREATE TABLE artifact(art_id INTEGER PRIMARY KEY,"
     " art_key BLOB NOT NULL UNIQUE CHECK(length(art_key)=32),"
     " source BLOB NOT NULL CHECK(length(source)=32), tc_id INTEGER NOT NULL REFERENCES toolchain,"
     " backend TEXT NOT NULL, arch TEXT NOT NULL, format TEXT NOT NULL, schedule TEXT NOT NULL,"
     " config TEXT NOT NULL, log TEXT NOT NULL, registers INTEGER NOT NULL,"
     " spill_bytes INTEGER NOT NULL, shared_bytes INTEGER NOT NULL, compile_ms REAL,"
-    " blob_id INTEGER REFERENCES blob ON DELETE SET NULL, created_at INTEGER NOT NULL,"
+    " blob_id INTEGER REFERENCES blob ON DELETE SET NULL,"
+    " seal BLOB NOT NULL CHECK(length(seal)=32), created_at INTEGER NOT NULL,"
     " last_used_at INTEGER NOT NULL) STRICT",
     "CREATE INDEX artifact_source ON artifact(source, created_at) WHERE blob_id IS NOT NULL",
     "CREATE INDEX artifact_lru ON artifact(last_used_at) WHERE blob_id IS NOT NULL",

@@ -300,9 +300,10 @@ UserDb open_user_db(const UserDbOptions& options) {
 void recover_user_db(UserDb* user, const UserDbOptions& options) {
   const SqlUse use;
   const uint64_t device = user->device, inode = user->inode;
+  const bool may_replace = !options.read_only && user->access != Access::kRead;
   close_db(user);
   user->locks_work = false;
-  if (options.read_only) return degrade(user, user->path + " is damaged");
+  if (!may_replace) return degrade(user, user->path + " is damaged");
   FileLock alone;
   if (alone.acquire(join_path(user->directory, kConnectedLock), LockKind::kExclusive, 0) !=
       FileLock::Outcome::kHeld) {

@@ -252,6 +252,24 @@ TEST_F(FailureTest, FlippedBitInABinaryIsFoundAndCompiledAgain) {
   EXPECT_EQ(found->bytes, binary_of(3).bytes);
 }
 
+TEST_F(FailureTest, IntactBytesOfAnotherKernelAreNotServed) {
+  fill();
+  // What a damaged page can do: the row of key 3 names the binary of key 4, whose bytes are whole.
+  EXPECT_EQ(sql(db(),
+                "UPDATE artifact SET blob_id = (SELECT blob_id FROM artifact WHERE registers = 4)"
+                " WHERE registers = 3"),
+            "");
+  {
+    const auto store = open();
+    EXPECT_FALSE(store->find_binary(key_of(3)).has_value());
+    EXPECT_EQ(counter(*store, "bad_hash"), 1);
+  }
+  fill();
+  // Its description belongs to it as well.
+  sql(db(), "UPDATE artifact SET arch = 'another' WHERE registers = 3");
+  EXPECT_FALSE(open()->find_binary(key_of(3)).has_value());
+}
+
 TEST_F(FailureTest, CorruptHeaderIsSetAsideAndReplaced) {
   fill();
   overwrite(db(), 0, "this was a database once");
