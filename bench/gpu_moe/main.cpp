@@ -307,6 +307,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   Arguments args;
   if (argc > 1) args.verb = argv[1];
   for (int i = 2; i + 1 < argc; i += 2) {

@@ -28,8 +28,7 @@ struct alignas(16) f32x4 { f32 x, y, z, w; };
 // --- ids ---------------------------------------------------------------------------------------
 MOEJIT_DEVICE u32 thread_id() { return threadIdx.x; }
 MOEJIT_DEVICE u32 lane_id() { return threadIdx.x & 31u; }
-// From lane 0, so that the compiler knows it to be uniform.
-MOEJIT_DEVICE u32 warp_id() { return __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0); }
+MOEJIT_DEVICE u32 warp_id() { return threadIdx.x >> 5; }
 MOEJIT_DEVICE u32 block_id() { return blockIdx.x; }
 MOEJIT_DEVICE u32 block_count() { return gridDim.x; }
 

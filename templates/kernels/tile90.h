@@ -23,8 +23,8 @@ constexpr bool kPaired = kGated && !kInterleaved;   // first half gate columns, 
 constexpr int kHColumns = kGated ? kHalfN : kBn;    // columns of h of a tile
 constexpr int kGateTiles90 = ceil_div(kIntermediateSize, kHColumns);
 constexpr int kDownTiles90 = ceil_div(kHiddenSize, kBn);
-constexpr int kProducerRegisters = 56;
-constexpr int kConsumerRegisters = kConsumers == 1 ? 232 : 224;
+// With one consumer warpgroup every thread may have 255 registers anyway.
+constexpr bool kMovesRegisters = kConsumers > 1;
 
 struct Shared90 {
   u32 ring, full, empty;
@@ -240,12 +240,12 @@ MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMap* map) {
   block_sync();
   grid_wait();
   grid_launch_dependents();
-  const u32 warpgroup = warp_id() >> 2;
+  const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
-    reg_dec<kProducerRegisters>();
+    if constexpr (kMovesRegisters) reg_dec<56>();
     produce<kGateUp>(a, map, s);
   } else {
-    reg_inc<kConsumerRegisters>();
+    if constexpr (kMovesRegisters) reg_inc<224>();
     const int items = ldg_i32(plan_counts(a)) * kTiles;
     Ring ring;
     for (int item = static_cast<int>(block_id()); item < items; item += static_cast<int>(block_count())) {

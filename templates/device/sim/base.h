@@ -143,7 +143,7 @@ MOEJIT_SIM_SHUFFLE(shfl_up_u32, kUp)
 MOEJIT_SIM_SHUFFLE(shfl_f32, kIndex)
 MOEJIT_SIM_SHUFFLE(shfl_xor_f32, kXor)
 #undef MOEJIT_SIM_SHUFFLE
-MOEJIT_DEVICE u32 ballot(bool p, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE u32 warp_ballot(bool p, MOEJIT_SIM_LINE) {
   moejit_sim::BallotArgs args{p ? 1u : 0u, 0};
   moejit_sim_runtime->collective(moejit_sim::kBallot, &args, line);
   return args.result;
