@@ -229,11 +229,8 @@ class SimBackend : public Backend {
   }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {
-    auto checks = sim::checks_from_environment();
     const std::string why = why_not();
-    return {{"checks", !checks.ok()                           ? checks.status().message()
-                       : *checks == sim::Checks::kFull ? "full"
-                                                       : "fast"},
+    return {{"checks", sim::checks_in_force() == sim::Checks::kFast ? "fast" : "full"},
             {"compiler", why.empty() ? "the CPU backend's" : why}};
   }
 };

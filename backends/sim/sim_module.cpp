@@ -1,11 +1,11 @@
 #include "backends/sim/sim_module.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
 #include "backends/sim/running.h"
+#include "base/settings.h"
 
 namespace moejit::internal::sim {
 namespace {
@@ -102,11 +102,8 @@ Status check_maps(const KernelSource& source, const MapParameters& maps) {
 
 }  // namespace
 
-Result<Checks> checks_from_environment() {
-  const char* text = std::getenv("MOEJIT_SIM_CHECKS");
-  if (text == nullptr || *text == '\0' || std::string_view(text) == "full") return Checks::kFull;
-  if (std::string_view(text) == "fast") return Checks::kFast;
-  return invalid_argument("MOEJIT_SIM_CHECKS = \"" + std::string(text) + "\": must be full or fast");
+Checks checks_in_force() {
+  return settings().sim_checks == "fast" ? Checks::kFast : Checks::kFull;
 }
 
 Counters take_counters() { return std::exchange(t_counters, Counters{}); }
@@ -240,17 +237,15 @@ Status SimModule::run_once(Timing timing, Checks checks, const std::vector<Entry
 
 Status SimModule::launch(const MoeArgs& args, Stream) const {
   if (args.num_tokens == 0) return {};  // out has no element
-  auto checks = checks_from_environment();
-  if (!checks.ok()) return checks.status();
-  if (t_timed > 0) checks = Checks::kFast;
+  const Checks checks = t_timed > 0 ? Checks::kFast : checks_in_force();
   auto regions = make_regions(args, source_, extent_);
   if (!regions.ok()) return regions.status();
   const std::vector<EntryPlan> plan = plan_entries(args);
   std::lock_guard<std::mutex> lock(launch_mutex());
-  MOEJIT_RETURN_IF_ERROR(run_once(Timing::kEarly, *checks, plan, args, *regions));
-  if (*checks == Checks::kFast) return {};
+  MOEJIT_RETURN_IF_ERROR(run_once(Timing::kEarly, checks, plan, args, *regions));
+  if (checks == Checks::kFast) return {};
   const auto early = save_results(*regions);
-  MOEJIT_RETURN_IF_ERROR(run_once(Timing::kLate, *checks, plan, args, *regions));
+  MOEJIT_RETURN_IF_ERROR(run_once(Timing::kLate, checks, plan, args, *regions));
   const auto late = save_results(*regions);
   size_t index = 0;
   for (const Region& region : *regions) {

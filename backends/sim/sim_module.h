@@ -16,7 +16,7 @@ namespace moejit::internal::sim {
 // MOEJIT_SIM_CHECKS. kFull runs a launch twice, with early and with late completion, and looks for
 // races; kFast runs it once and checks bounds, alignment, initialisation and barriers.
 enum class Checks { kFull, kFast };
-Result<Checks> checks_from_environment();
+Checks checks_in_force();
 
 class SimModule : public Module {
  public:

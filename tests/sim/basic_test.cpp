@@ -61,7 +61,7 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   stg_u32(out, shfl_u32(t * 3, 7));
   stg_u32(out + 32, shfl_xor_u32(t * 3, 5));
   stg_u32(out + 64, shfl_up_u32(t * 3, 4));
-  stg_u32(out + 96, ballot(t % 3 == 0));
+  stg_u32(out + 96, warp_ballot(t % 3 == 0));
   stg_u32(out + 128, warp_max_u32(t ^ 21u));
   stg_u32(out + 160, warp_min_u32(t + 11u));
   stg_u32(out + 192, warp_add_u32(t));
