@@ -33,7 +33,9 @@ bool write_all(int fd, const std::string& text) {
 
 }  // namespace
 
-bool dump_requested() { return !settings().dump_dir.empty(); }
+bool dump_requested() {
+  return !settings().dump_dir.empty();
+}
 
 std::string dump_source(const KernelSource& source) {
   return dump_source_to(settings().dump_dir, source);
@@ -58,7 +60,8 @@ std::string dump_source_to(const std::string& wanted, const KernelSource& source
     const char* temporary = getenv("TMPDIR");
     directory = temporary != nullptr && *temporary != '\0' ? temporary : "/tmp";
   }
-  // A fresh private file first: nobody's link is followed, and a reader sees the whole text or none.
+  // A fresh private file first: nobody's link is followed, and a reader sees the whole text or
+  // none.
   std::string path = directory + "/" + stem + "-XXXXXX" + extension;
   const int fd = mkstemps(path.data(), static_cast<int>(extension.size()));
   if (fd < 0) return {};

@@ -1,6 +1,7 @@
 // Which backends this build has, and device names.
 #include "backends/backend.h"
 #include "backends/cpu/cpu_backend.h"
+#include "base/settings.h"
 
 namespace moejit::internal {
 namespace {
@@ -37,9 +38,12 @@ const std::vector<const Backend*>& backends() {
 
 Result<const Device*> open_device(const std::string& name, int num_threads) {
   if (num_threads < 0) {
-    return invalid_argument("num_threads = " + std::to_string(num_threads) + ": must be 0 (all) or more");
+    return invalid_argument("num_threads = " + std::to_string(num_threads) +
+                            ": must be 0 (all) or more");
   }
   if (name == "auto") {
+    const std::string& preferred = settings().device;
+    if (preferred != "auto") return open_device(preferred, num_threads);
     for (const Backend* backend : backends()) {
       if (backend == cpu_backend()) break;
       std::string why_none;
@@ -55,8 +59,8 @@ Result<const Device*> open_device(const std::string& name, int num_threads) {
     if (kind != backend->name()) continue;
     return backend == cpu_backend() ? open_cpu_device(spec, num_threads) : backend->open(spec);
   }
-  return Status(StatusCode::kNotFound, "device = \"" + name + "\": no such device; there are auto, " +
-                                           existing_devices());
+  return Status(StatusCode::kNotFound,
+                "device = \"" + name + "\": no such device; there are auto, " + existing_devices());
 }
 
 }  // namespace moejit::internal

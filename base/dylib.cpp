@@ -51,7 +51,8 @@ void* Dylib::symbol(const char* name) const {
 
 std::string Dylib::path() const {
   link_map* map = nullptr;
-  if (handle_ == nullptr || dlinfo(handle_, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr) return {};
+  if (handle_ == nullptr || dlinfo(handle_, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr)
+    return {};
   return map->l_name;
 }
 

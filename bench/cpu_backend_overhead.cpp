@@ -22,7 +22,9 @@ using namespace moejit;
 using namespace moejit::internal;
 
 double now_us() {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration<double, std::micro>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 double once_us(const std::function<void()>& body) {
@@ -38,14 +40,18 @@ Spread repeat_us(int times, const std::function<void()>& body) {
   std::vector<double> us;
   for (int i = 0; i < times; ++i) us.push_back(once_us(body));
   std::sort(us.begin(), us.end());
-  const auto at = [&](double q) { return us[static_cast<size_t>(q * static_cast<double>(us.size() - 1))]; };
+  const auto at = [&](double q) {
+    return us[static_cast<size_t>(q * static_cast<double>(us.size() - 1))];
+  };
   return {at(0.5), at(0.1), at(0.9)};
 }
 
 void row(const char* what, const Spread& us) {
   printf("%-46s %10.2f us   (%.2f - %.2f)\n", what, us.median, us.low, us.high);
 }
-void row(const char* what, double us) { printf("%-46s %10.2f us\n", what, us); }
+void row(const char* what, double us) {
+  printf("%-46s %10.2f us\n", what, us);
+}
 
 template <typename T>
 T must(Result<T> result) {
@@ -70,11 +76,11 @@ void launches(const Binary& binary, KernelSource source, int threads, bool seria
   const auto launch = [&] { (void)module->launch(args, nullptr); };
   for (int i = 0; i < 100; ++i) launch();
   char what[80];
-  snprintf(what, sizeof what, "launch, %d thread%s%s, back to back", threads, threads == 1 ? "" : "s",
-           serial ? ", serial entry" : "");
+  snprintf(what, sizeof what, "launch, %d thread%s%s, back to back", threads,
+           threads == 1 ? "" : "s", serial ? ", serial entry" : "");
   row(what, repeat_us(2000, launch));
-  snprintf(what, sizeof what, "launch, %d thread%s%s, after 2 ms of rest", threads, threads == 1 ? "" : "s",
-           serial ? ", serial entry" : "");
+  snprintf(what, sizeof what, "launch, %d thread%s%s, after 2 ms of rest", threads,
+           threads == 1 ? "" : "s", serial ? ", serial entry" : "");
   std::vector<double> us;
   for (int i = 0; i < 200; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -99,7 +105,10 @@ int main(int argc, char** argv) {
   for (int i = 2; i < argc; ++i) source.entries.push_back(Entry{.name = argv[i]});
   if (source.entries.empty()) source.entries.push_back(Entry{.name = "go"});
 
-  const double facts = once_us([] { cpu_info(); usable_cpus(); });
+  const double facts = once_us([] {
+    cpu_info();
+    usable_cpus();
+  });
   const Device* device = nullptr;
   const double open = once_us([&] { device = must(open_device("cpu")); });
   source.arch = device->info().target.arch;

@@ -76,11 +76,17 @@ class Answer {
   Status status(const std::string& name) const {
     StatusCode code = StatusCode::kInternal;
     switch (result_.code) {
-      case MOEJIT_CPU_OK: return {};
-      case MOEJIT_CPU_INVALID: code = StatusCode::kInvalidArgument; break;
+      case MOEJIT_CPU_OK:
+        return {};
+      case MOEJIT_CPU_INVALID:
+        code = StatusCode::kInvalidArgument;
+        break;
       case MOEJIT_CPU_REFUSED:
-      case MOEJIT_CPU_CRASHED: code = StatusCode::kCompileError; break;
-      default: break;
+      case MOEJIT_CPU_CRASHED:
+        code = StatusCode::kCompileError;
+        break;
+      default:
+        break;
     }
     return {code, name + ": " + result_.message, result_.log};
   }
@@ -110,7 +116,9 @@ Result<const CompilerModule*> CompilerModule::open(const std::string& path) {
   return new CompilerModule(*library, module);  // lives for the process, as the library does
 }
 
-Result<const CompilerModule*> CompilerModule::get() { return get(settings().cpu_module); }
+Result<const CompilerModule*> CompilerModule::get() {
+  return get(settings().cpu_module);
+}
 
 Result<const CompilerModule*> CompilerModule::get(const std::string& wanted) {
   static std::mutex mutex;
@@ -135,15 +143,17 @@ Result<const CompilerModule*> CompilerModule::get(const std::string& wanted) {
     }
   } else if (access(path.c_str(), R_OK) != 0) {
     return Status(StatusCode::kUnavailable,
-                  "MOEJIT_CPU_MODULE = \"" + path + "\": no such file; it must be the path of " + kFile +
-                      ", which needs Clang 19 (Debian packages " + kPackages + ")");
+                  "MOEJIT_CPU_MODULE = \"" + path + "\": no such file; it must be the path of " +
+                      kFile + ", which needs Clang 19 (Debian packages " + kPackages + ")");
   }
   Result<const CompilerModule*> module = open(path);
   if (module.ok()) kOpened->emplace(wanted, *module);
   return module;
 }
 
-std::string CompilerModule::identity() const { return module_->identity(); }
+std::string CompilerModule::identity() const {
+  return module_->identity();
+}
 
 Result<HostObject> CompilerModule::compile(const HostSource& source) const {
   const Request request(source, MOEJIT_CPU_SHARED_OBJECT);

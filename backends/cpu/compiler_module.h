@@ -12,7 +12,7 @@ struct MoejitCpuModule;
 namespace moejit::internal {
 
 struct HostSource {
-  std::string name;                  // file name in messages
+  std::string name;  // file name in messages
   const std::string* text = nullptr;
   std::string arch;                  // of kCpuArchs
   std::vector<std::string> options;  // cc1 options after the module's own
@@ -29,7 +29,8 @@ struct HostObject {
 
 class CompilerModule {
  public:
-  // Opens the module on first use: MOEJIT_CPU_MODULE (a path) where set, else beside the library, else
+  // Opens the module on first use: MOEJIT_CPU_MODULE (a path) where set, else beside the library,
+  // else
   // ../lib/moejit, else where a build tree has it. kUnavailable names what is missing. Thread-safe.
   static Result<const CompilerModule*> get();
   // The module at that path; "" looks for it as above.
@@ -44,7 +45,8 @@ class CompilerModule {
   Result<std::string> assembly(const HostSource& source) const;
 
  private:
-  CompilerModule(Dylib library, const MoejitCpuModule* module) : library_(library), module_(module) {}
+  CompilerModule(Dylib library, const MoejitCpuModule* module)
+      : library_(library), module_(module) {}
   static Result<const CompilerModule*> open(const std::string& path);
 
   Dylib library_;

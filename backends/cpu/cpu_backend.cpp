@@ -1,5 +1,5 @@
-// The CPU as a device: Clang in a module of its own compiles, the dynamic loader maps, a thread pool
-// runs.
+// The CPU as a device: Clang in a module of its own compiles, the dynamic loader maps, a thread
+// pool runs.
 #include "backends/cpu/cpu_backend.h"
 
 #include <stdlib.h>
@@ -34,9 +34,12 @@ class CpuModule : public Module {
   };
   static constexpr size_t kMostEntries = 16;
 
-  CpuModule(std::shared_ptr<const LoadedImage> image, std::vector<Call> calls, int64_t rows_per_token,
-            ThreadPool* pool)
-      : image_(std::move(image)), calls_(std::move(calls)), rows_per_token_(rows_per_token), pool_(pool) {}
+  CpuModule(std::shared_ptr<const LoadedImage> image, std::vector<Call> calls,
+            int64_t rows_per_token, ThreadPool* pool)
+      : image_(std::move(image)),
+        calls_(std::move(calls)),
+        rows_per_token_(rows_per_token),
+        pool_(pool) {}
 
   Status launch(const MoeArgs& args, Stream) const override {
     PoolStep steps[kMostEntries];
@@ -77,11 +80,12 @@ std::string quoted_list(const std::vector<std::string>& items) {
 // Silicon facts and the share of the machine that kernels use; keys in alphabetical order.
 std::string identity_json(const CpuInfo& info, const std::string& arch, int threads) {
   return "{\"arch\":\"" + arch + "\",\"backend\":\"cpu\",\"cores\":" + std::to_string(info.cores) +
-         ",\"family\":" + std::to_string(info.family) + ",\"features\":" + quoted_list(info.features) +
+         ",\"family\":" + std::to_string(info.family) +
+         ",\"features\":" + quoted_list(info.features) +
          ",\"l1\":" + std::to_string(info.l1_bytes) + ",\"l2\":" + std::to_string(info.l2_bytes) +
          ",\"l3\":" + std::to_string(info.l3_bytes) + ",\"model\":" + std::to_string(info.model) +
-         ",\"stepping\":" + std::to_string(info.stepping) + ",\"threads\":" + std::to_string(threads) +
-         ",\"vendor\":\"" + info.vendor + "\"}";
+         ",\"stepping\":" + std::to_string(info.stepping) +
+         ",\"threads\":" + std::to_string(threads) + ",\"vendor\":\"" + info.vendor + "\"}";
 }
 
 class CpuDevice : public Device {
@@ -139,8 +143,8 @@ class CpuDevice : public Device {
                     "format = \"" + binary.format + "\": the CPU loads \"" + kFormat + "\" only");
     }
     if (!cpu_runs(binary.arch)) {
-      return Status(StatusCode::kUnsupported, "arch = \"" + binary.arch +
-                                                  "\": this CPU runs code up to " + cpu_info().arch);
+      return Status(StatusCode::kUnsupported,
+                    "arch = \"" + binary.arch + "\": this CPU runs code up to " + cpu_info().arch);
     }
     if (source.entries.empty() || source.entries.size() > CpuModule::kMostEntries) {
       return invalid_argument("entries: " + std::to_string(source.entries.size()) +
@@ -157,8 +161,8 @@ class CpuDevice : public Device {
       }
       calls.push_back({reinterpret_cast<KernelFunction>(function), entry.when, entry.serial_up_to});
     }
-    return std::shared_ptr<const Module>(
-        std::make_shared<CpuModule>(std::move(*image), std::move(calls), source.rows_per_token, &pool_));
+    return std::shared_ptr<const Module>(std::make_shared<CpuModule>(
+        std::move(*image), std::move(calls), source.rows_per_token, &pool_));
   }
 
   Result<std::shared_ptr<void>> allocate(size_t bytes) const override {
@@ -169,10 +173,12 @@ class CpuDevice : public Device {
     const bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
     void* memory = possible ? aligned_alloc(alignment, size) : nullptr;
     if (memory == nullptr) {
-      return Status(StatusCode::kOutOfMemory, std::to_string(bytes) + " bytes of memory: of the machine's " +
-                                                  std::to_string(info_.memory_bytes) + " that many are not to be had");
+      return Status(StatusCode::kOutOfMemory,
+                    std::to_string(bytes) + " bytes of memory: of the machine's " +
+                        std::to_string(info_.memory_bytes) + " that many are not to be had");
     }
-    if (huge) madvise(memory, size, MADV_HUGEPAGE);  // a hint: without it the memory is slower, no more
+    if (huge)
+      madvise(memory, size, MADV_HUGEPAGE);  // a hint: without it the memory is slower, no more
     return std::shared_ptr<void>(memory, free);
   }
 
@@ -188,13 +194,15 @@ class CpuDevice : public Device {
 
   Result<std::vector<double>> time(const std::function<Status(int, Stream)>& body,
                                    int repeats) const override {
-    if (repeats < 0) return invalid_argument("repeats = " + std::to_string(repeats) + ": must not be negative");
+    if (repeats < 0)
+      return invalid_argument("repeats = " + std::to_string(repeats) + ": must not be negative");
     std::vector<double> seconds;
     seconds.reserve(static_cast<size_t>(repeats));
     for (int i = 0; i < repeats; ++i) {
       const auto start = std::chrono::steady_clock::now();
       MOEJIT_RETURN_IF_ERROR(body(i, nullptr));
-      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     return seconds;
   }
@@ -204,8 +212,9 @@ class CpuDevice : public Device {
   static Status with_source(const Status& status, const KernelSource& source, std::string dumped) {
     if (status.code() != StatusCode::kCompileError) return status;
     if (dumped.empty()) dumped = dump_source(source);
-    return {status.code(), status.message() + (dumped.empty() ? "; the source could not be written out"
-                                                              : "; source: " + dumped),
+    return {status.code(),
+            status.message() +
+                (dumped.empty() ? "; the source could not be written out" : "; source: " + dumped),
             status.log()};
   }
 
@@ -217,8 +226,8 @@ Status check_threads(int& num_threads) {
   if (num_threads == 0) num_threads = settings().num_threads;
   if (num_threads == 0) num_threads = usable_cpus();
   if (num_threads < 1 || num_threads > kMostThreads) {
-    return invalid_argument("num_threads = " + std::to_string(num_threads) + ": must be 0 (all) to " +
-                            std::to_string(kMostThreads));
+    return invalid_argument("num_threads = " + std::to_string(num_threads) +
+                            ": must be 0 (all) to " + std::to_string(kMostThreads));
   }
   return {};
 }
@@ -233,16 +242,19 @@ class CpuBackend : public Backend {
       if (why_none != nullptr) *why_none = "this CPU is below x86-64-v3 (AVX2, FMA, F16C)";
       return {};
     }
-    return {{"cpu", info.product + ", " + info.arch + ", " + std::to_string(usable_cpus()) + " threads, " +
-                        std::to_string(info.memory_bytes >> 30) + " GiB"}};
+    return {{"cpu", info.product + ", " + info.arch + ", " + std::to_string(usable_cpus()) +
+                        " threads, " + std::to_string(info.memory_bytes >> 30) + " GiB"}};
   }
 
-  Result<const Device*> open(const std::string& spec) const override { return open_cpu_device(spec, 0); }
+  Result<const Device*> open(const std::string& spec) const override {
+    return open_cpu_device(spec, 0);
+  }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {
     const CpuInfo& info = cpu_info();
     std::string features;
-    for (const std::string& feature : info.features) features += (features.empty() ? "" : " ") + feature;
+    for (const std::string& feature : info.features)
+      features += (features.empty() ? "" : " ") + feature;
     std::vector<std::pair<std::string, std::string>> facts = {
         {"product", info.product},
         {"arch", info.arch.empty() ? "below x86-64-v3: not supported" : info.arch},
@@ -267,16 +279,19 @@ class CpuBackend : public Backend {
 Result<const Device*> open_cpu_device(const std::string& spec, int num_threads) {
   const CpuInfo& info = cpu_info();
   if (info.arch.empty()) {
-    return Status(StatusCode::kUnsupported,
-                  "device = \"cpu\": " + info.product + " is below x86-64-v3; AVX2, FMA and F16C are needed");
+    return Status(
+        StatusCode::kUnsupported,
+        "device = \"cpu\": " + info.product + " is below x86-64-v3; AVX2, FMA and F16C are needed");
   }
   MOEJIT_RETURN_IF_ERROR(check_threads(num_threads));
   const std::string arch = spec.empty() ? info.arch : spec;
-  const bool known = std::find(std::begin(kCpuArchs), std::end(kCpuArchs), arch) != std::end(kCpuArchs);
+  const bool known =
+      std::find(std::begin(kCpuArchs), std::end(kCpuArchs), arch) != std::end(kCpuArchs);
   if (!known) {
     return Status(StatusCode::kNotFound,
-                  "device = \"cpu:" + spec + "\": must be cpu, or cpu: and one of x86-64-v3, x86-64-v4, "
-                  "x86-64-v4+bf16");
+                  "device = \"cpu:" + spec +
+                      "\": must be cpu, or cpu: and one of x86-64-v3, x86-64-v4, "
+                      "x86-64-v4+bf16");
   }
   if (!cpu_runs(arch)) {
     return Status(StatusCode::kUnsupported,

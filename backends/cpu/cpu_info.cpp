@@ -34,7 +34,9 @@ uint64_t enabled_state() {  // XCR0: register sets that the OS saves
   return (uint64_t{high} << 32) | low;
 }
 
-bool bit(uint32_t word, int index) { return ((word >> index) & 1) != 0; }
+bool bit(uint32_t word, int index) {
+  return ((word >> index) & 1) != 0;
+}
 
 void read_features(CpuInfo& info) {
   const Regs one = cpuid(1), seven = cpuid(7), seven1 = cpuid(7, 1), extended = cpuid(0x80000001);
@@ -84,7 +86,8 @@ void read_names(CpuInfo& info) {
   info.product = brand;
   const size_t first = info.product.find_first_not_of(' ');
   const size_t last = info.product.find_last_not_of(' ');
-  info.product = first == std::string::npos ? info.vendor : info.product.substr(first, last - first + 1);
+  info.product =
+      first == std::string::npos ? info.vendor : info.product.substr(first, last - first + 1);
 }
 
 void read_caches(CpuInfo& info) {
@@ -139,7 +142,8 @@ int32_t quota_cpus(long long quota, long long period) {
 int32_t limit_of(const std::string& directory, bool second_version) {
   long long quota = 0, period = 0;
   if (second_version) {
-    if (sscanf(read_file(directory + "/cpu.max").c_str(), "%lld %lld", &quota, &period) != 2) return 0;
+    if (sscanf(read_file(directory + "/cpu.max").c_str(), "%lld %lld", &quota, &period) != 2)
+      return 0;
   } else if (sscanf(read_file(directory + "/cpu.cfs_quota_us").c_str(), "%lld", &quota) != 1 ||
              sscanf(read_file(directory + "/cpu.cfs_period_us").c_str(), "%lld", &period) != 1) {
     return 0;

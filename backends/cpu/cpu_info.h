@@ -8,15 +8,16 @@
 namespace moejit::internal {
 
 struct CpuInfo {
-  std::string vendor;                 // "AuthenticAMD"
-  std::string product;                // brand string
+  std::string vendor;   // "AuthenticAMD"
+  std::string product;  // brand string
   int32_t family = 0, model = 0, stepping = 0;
-  std::vector<std::string> features;  // those that matter to generated code, that the OS enables too
-  std::string arch;                   // highest level of kCpuArchs that runs here, "" for none
-  int64_t l1_bytes = 32 << 10;        // data cache of one core
-  int64_t l2_bytes = 1 << 20;         // of one core
-  int64_t l3_bytes = 0;               // one instance
-  int32_t cores = 1;                  // online logical processors
+  std::vector<std::string>
+      features;                 // those that matter to generated code, that the OS enables too
+  std::string arch;             // highest level of kCpuArchs that runs here, "" for none
+  int64_t l1_bytes = 32 << 10;  // data cache of one core
+  int64_t l2_bytes = 1 << 20;   // of one core
+  int64_t l3_bytes = 0;         // one instance
+  int32_t cores = 1;            // online logical processors
   int64_t memory_bytes = 0;
 };
 
@@ -33,8 +34,8 @@ bool cpu_runs(const std::string& arch);
 // at least 1.
 int32_t usable_cpus();
 
-// Text of /proc/self/cgroup and a reader of files under /sys/fs/cgroup to CPUs allowed by quota, 0 for no
-// limit. Separate from usable_cpus() so that it can be tested.
+// Text of /proc/self/cgroup and a reader of files under /sys/fs/cgroup to CPUs allowed by quota, 0
+// for no limit. Separate from usable_cpus() so that it can be tested.
 int32_t cgroup_cpu_limit(const std::string& self_cgroup,
                          const std::string& root = "/sys/fs/cgroup");
 

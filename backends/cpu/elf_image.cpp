@@ -61,11 +61,21 @@ Status check_dynamic(const std::vector<uint8_t>& bytes, const Elf64_Phdr& dynami
     switch (read_at<Elf64_Dyn>(bytes, dynamic.p_offset + at).d_tag) {
       case DT_NULL:
         return {};
-      case DT_HASH: case DT_SYMTAB: case DT_STRTAB: case DT_STRSZ: case DT_SYMENT: case DT_RELA:
-      case DT_RELASZ: case DT_RELAENT: case DT_FLAGS: case DT_FLAGS_1:
+      case DT_HASH:
+      case DT_SYMTAB:
+      case DT_STRTAB:
+      case DT_STRSZ:
+      case DT_SYMENT:
+      case DT_RELA:
+      case DT_RELASZ:
+      case DT_RELAENT:
+      case DT_FLAGS:
+      case DT_FLAGS_1:
         break;
       default:
-        return bad("dynamic section has an entry that a kernel does not need (a dependency, an initialiser)");
+        return bad(
+            "dynamic section has an entry that a kernel does not need (a dependency, an "
+            "initialiser)");
     }
   }
   return bad("dynamic section does not end");
@@ -119,7 +129,8 @@ Mapped map_file(const std::vector<uint8_t>& bytes) {
   const char* temporary = getenv("TMPDIR");
   // Process and count are in the name, so that no path comes twice in a process.
   std::string path = std::string(temporary != nullptr && *temporary != '\0' ? temporary : "/tmp") +
-                     "/moejit-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + "-XXXXXX";
+                     "/moejit-" + std::to_string(getpid()) + "-" + std::to_string(counter++) +
+                     "-XXXXXX";
   const int fd = mkostemp(path.data(), O_CLOEXEC);  // mode 0600
   if (fd < 0) {
     mapped.why = "no temporary file: " + path;
@@ -152,8 +163,10 @@ Status check_image(const std::vector<uint8_t>& bytes) {
     return bad(std::to_string(bytes.size()) + " bytes is no possible size");
   }
   const uint64_t size = bytes.size() - kTrailerBytes;
-  if (std::memcmp(bytes.data() + size + 8, kMagic, sizeof kMagic) != 0) return bad("no trailer: truncated");
-  if (read_at<uint64_t>(bytes, size) != checksum(bytes.data(), size)) return bad("checksum differs: corrupted");
+  if (std::memcmp(bytes.data() + size + 8, kMagic, sizeof kMagic) != 0)
+    return bad("no trailer: truncated");
+  if (read_at<uint64_t>(bytes, size) != checksum(bytes.data(), size))
+    return bad("checksum differs: corrupted");
   MOEJIT_RETURN_IF_ERROR(check_header(bytes, size));
 
   const auto header = read_at<Elf64_Ehdr>(bytes, 0);
@@ -161,7 +174,8 @@ Status check_image(const std::vector<uint8_t>& bytes) {
   uint64_t address = 0;
   for (int i = 0; i < header.e_phnum; ++i) {
     const auto segment = read_at<Elf64_Phdr>(bytes, header.e_phoff + i * sizeof(Elf64_Phdr));
-    if (!within(segment.p_offset, segment.p_filesz, size)) return bad("a segment lies outside the file");
+    if (!within(segment.p_offset, segment.p_filesz, size))
+      return bad("a segment lies outside the file");
     if (segment.p_type == PT_LOAD) {
       ++num_load;
       if (segment.p_memsz < segment.p_filesz || segment.p_memsz > kMostBytes ||
@@ -179,7 +193,8 @@ Status check_image(const std::vector<uint8_t>& bytes) {
       return bad("segment type " + std::to_string(segment.p_type) + " is not allowed");
     }
   }
-  if (num_dynamic != 1 || num_load == 0) return bad("needs one dynamic section and a loaded segment");
+  if (num_dynamic != 1 || num_load == 0)
+    return bad("needs one dynamic section and a loaded segment");
   return {};
 }
 
@@ -207,6 +222,8 @@ LoadedImage::~LoadedImage() {
   if (fd_ >= 0) close(fd_);
 }
 
-void* LoadedImage::symbol(const char* name) const { return dlsym(handle_, name); }
+void* LoadedImage::symbol(const char* name) const {
+  return dlsym(handle_, name);
+}
 
 }  // namespace moejit::internal

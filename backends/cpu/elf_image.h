@@ -10,12 +10,13 @@
 
 namespace moejit::internal {
 
-// Appends a trailer with a checksum. The dynamic loader trusts what it maps, so a flipped bit must be
-// found before; a hash against malice is the cache's business.
+// Appends a trailer with a checksum. The dynamic loader trusts what it maps, so a flipped bit must
+// be found before; a hash against malice is the cache's business.
 void seal_image(std::vector<uint8_t>& bytes);
 
 // Checks trailer, header, segments and dynamic section of a sealed image for what this loader
-// accepts: x86-64 ET_DYN, no dependency, no initialiser, nothing outside the file. kDataError says what.
+// accepts: x86-64 ET_DYN, no dependency, no initialiser, nothing outside the file. kDataError says
+// what.
 Status check_image(const std::vector<uint8_t>& bytes);
 
 enum class MapVia : int32_t { kAuto = 0, kMemory = 1, kFile = 2 };
@@ -37,8 +38,8 @@ class LoadedImage {
  private:
   LoadedImage(void* handle, int fd) : handle_(handle), fd_(fd) {}
   void* handle_;
-  // Open as long as the image is mapped: the loader knows libraries by path, and the path of a reused
-  // descriptor number would name the previous one.
+  // Open as long as the image is mapped: the loader knows libraries by path, and the path of a
+  // reused descriptor number would name the previous one.
   int fd_;
 };
 

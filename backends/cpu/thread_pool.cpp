@@ -31,7 +31,9 @@ thread_local bool t_running = false;
 // Counts forks on the way to this process: threads of another generation do not exist here.
 std::atomic<uint32_t> g_generation{0};
 
-void count_fork() { g_generation.fetch_add(1, std::memory_order_relaxed); }
+void count_fork() {
+  g_generation.fetch_add(1, std::memory_order_relaxed);
+}
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -59,7 +61,8 @@ class Signal {
         }
       } while (std::chrono::steady_clock::now() < deadline);
     }
-    // Sequentially consistent against change(): either it sees the sleeper, or the sleeper the value.
+    // Sequentially consistent against change(): either it sees the sleeper, or the sleeper the
+    // value.
     sleepers_.fetch_add(1);
     while ((now = value_.load()) == old) futex(FUTEX_WAIT_PRIVATE, old);
     sleepers_.fetch_sub(1, std::memory_order_relaxed);
@@ -74,20 +77,25 @@ class Signal {
  private:
   void futex(int operation, uint32_t argument) {
     static_assert(sizeof(value_) == sizeof(uint32_t));
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value_), operation, argument, nullptr, nullptr, 0);
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value_), operation, argument, nullptr, nullptr,
+            0);
   }
 
   std::atomic<uint32_t> value_{0};
   std::atomic<uint32_t> sleepers_{0};
 };
 
-// Kernels run with the default rounding and denormals, whatever the host program has set: the same bits
-// on every worker.
+// Kernels run with the default rounding and denormals, whatever the host program has set: the same
+// bits on every worker.
 class DefaultFloatMode {
  public:
 #if defined(__x86_64__)
-  DefaultFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~DefaultFloatMode() { _mm_setcsr(saved_); }
+  DefaultFloatMode() : saved_(_mm_getcsr()) {
+    _mm_setcsr(0x1f80);
+  }
+  ~DefaultFloatMode() {
+    _mm_setcsr(saved_);
+  }
 
  private:
   unsigned saved_;
@@ -146,8 +154,7 @@ struct ThreadPool::State {
     const bool crowded = num_threads > usable_cpus();
     spin = std::chrono::microseconds(crowded ? 0 : settings().spin_us);
 
-    const std::vector<int> cpus =
-        settings().pin_threads ? allowed_cpus() : std::vector<int>{};
+    const std::vector<int> cpus = settings().pin_threads ? allowed_cpus() : std::vector<int>{};
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, kStackBytes);
@@ -215,9 +222,11 @@ struct ThreadPool::State {
     }
   }
 
-  // The end of a job: workers report and go back to wait for the next, only the caller waits for all.
+  // The end of a job: workers report and go back to wait for the next, only the caller waits for
+  // all.
   void finish() {
-    if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) finished.change(finished.value() + 1);
+    if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      finished.change(finished.value() + 1);
   }
 
   void run_job(const PoolStep* with_steps, size_t count, const moejit_abi::MoeArgs& with_args) {
@@ -237,7 +246,8 @@ struct ThreadPool::State {
 
 ThreadPool::State* ThreadPool::current() {
   State* state = state_.load(std::memory_order_acquire);
-  if (state != nullptr && state->generation == g_generation.load(std::memory_order_relaxed)) return state;
+  if (state != nullptr && state->generation == g_generation.load(std::memory_order_relaxed))
+    return state;
   auto* fresh = new State;
   fresh->previous = state;
   if (state_.compare_exchange_strong(state, fresh, std::memory_order_acq_rel)) return fresh;

@@ -61,8 +61,10 @@ TEST_F(CompileTest, EveryWorkerRunsOnce) {
 
 TEST_F(CompileTest, EntriesRunInOrderAndOnlyThoseThatApply) {
   KernelSource source = kernel(
-      "extern \"C\" void route(const MoeArgs* a, int w, int) { if (w == 0) ((int*)a->out)[0] = 1; }\n"
-      "extern \"C\" void sort(const MoeArgs* a, int w, int) { if (w == 0) ((int*)a->out)[1] = 2; }\n"
+      "extern \"C\" void route(const MoeArgs* a, int w, int) { if (w == 0) ((int*)a->out)[0] = 1; "
+      "}\n"
+      "extern \"C\" void sort(const MoeArgs* a, int w, int) { if (w == 0) ((int*)a->out)[1] = 2; "
+      "}\n"
       "extern \"C\" void last(const MoeArgs* a, int w, int n) {"
       "  int* o = (int*)a->out; o[4 + w] = 100 * n + 10 * o[0] + o[1]; }\n",
       {"route", "sort", "last"});
@@ -77,8 +79,8 @@ TEST_F(CompileTest, EntriesRunInOrderAndOnlyThoseThatApply) {
 }
 
 TEST_F(CompileTest, SmallWorkIsSerialUpToTheGivenNumberOfRows) {
-  KernelSource source = kernel(
-      "extern \"C\" void go(const MoeArgs* a, int w, int n) { ((int*)a->out)[w] = n; }");
+  KernelSource source =
+      kernel("extern \"C\" void go(const MoeArgs* a, int w, int n) { ((int*)a->out)[w] = n; }");
   source.rows_per_token = 8;
   source.entries[0].serial_up_to = 32;
   EXPECT_EQ(run(source, 4)[0], 1);
@@ -180,10 +182,10 @@ TEST_F(CompileTest, DumpDirectoryReceivesEverySource) {
 }
 
 TEST_F(CompileTest, UndefinedSymbolsAreNamed) {
-  const auto binary = device_->compile(kernel(
-      "extern \"C\" float expf(float); int helper(int);\n"
-      "extern \"C\" void go(const MoeArgs* a, int w, int) {"
-      "  *(float*)a->out = expf((float)w); ((int*)a->out)[1] = helper(w); }"));
+  const auto binary = device_->compile(
+      kernel("extern \"C\" float expf(float); int helper(int);\n"
+             "extern \"C\" void go(const MoeArgs* a, int w, int) {"
+             "  *(float*)a->out = expf((float)w); ((int*)a->out)[1] = helper(w); }"));
   ASSERT_EQ(binary.status().code(), StatusCode::kCompileError);
   EXPECT_THAT(binary.status().message(), AllOf(HasSubstr("expf"), HasSubstr("helper(int)")));
 }
@@ -197,15 +199,23 @@ TEST_F(CompileTest, AMissingOrStaticEntryIsNamed) {
 }
 
 TEST_F(CompileTest, ConstructorsThreadLocalsAndHeadersAreRefused) {
-  const std::string go = "extern \"C\" void go(const MoeArgs* a, int w, int) { *(int*)a->out = use(w); }";
-  auto status = device_->compile(kernel("int seed(); int s = seed(); int seed() { return __builtin_ia32_rdtsc(); }"
-                                        "int use(int) { return s; }" + go)).status();
+  const std::string go =
+      "extern \"C\" void go(const MoeArgs* a, int w, int) { *(int*)a->out = use(w); }";
+  auto status = device_
+                    ->compile(kernel(
+                        "int seed(); int s = seed(); int seed() { return __builtin_ia32_rdtsc(); }"
+                        "int use(int) { return s; }" +
+                        go))
+                    .status();
   EXPECT_EQ(status.code(), StatusCode::kCompileError);
   EXPECT_THAT(status.message(), HasSubstr("constructor"));
-  status = device_->compile(kernel("thread_local int s = 3; int use(int x) { return s += x; }" + go)).status();
+  status =
+      device_->compile(kernel("thread_local int s = 3; int use(int x) { return s += x; }" + go))
+          .status();
   EXPECT_EQ(status.code(), StatusCode::kCompileError);
   EXPECT_THAT(status.message(), HasSubstr("thread"));
-  status = device_->compile(kernel("#include <math.h>\nint use(int x) { return x; }" + go)).status();
+  status =
+      device_->compile(kernel("#include <math.h>\nint use(int x) { return x; }" + go)).status();
   EXPECT_EQ(status.code(), StatusCode::kCompileError);
   EXPECT_THAT(status.log(), HasSubstr("'math.h' file not found"));
 }
@@ -215,7 +225,8 @@ TEST_F(CompileTest, OptionsActOnOneCompileOnly) {
       "extern \"C\" void go(const MoeArgs* a, int w, int) { if (w == 0) *(int*)a->out = VALUE; }");
   source.options = {"-DVALUE=77"};
   EXPECT_EQ(run(source)[0], 77);
-  for (const char* option : {"-mllvm", "-load", "-fplugin=x.so", "-o", "-I/usr/include", "name.cc", ""}) {
+  for (const char* option :
+       {"-mllvm", "-load", "-fplugin=x.so", "-o", "-I/usr/include", "name.cc", ""}) {
     source.options = {option};
     const auto status = device_->compile(source).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << option;
@@ -251,8 +262,10 @@ TEST_F(CompileTest, AssemblyShowsTheLevel) {
     }
   }
   source = kernel(
-      "typedef float V __attribute__((vector_size(64))); typedef __bf16 B __attribute__((vector_size(64)));\n"
-      "extern \"C\" void go(const MoeArgs* a, int, int) { V* v = (V*)a->out; const B* b = (const B*)a->x;"
+      "typedef float V __attribute__((vector_size(64))); typedef __bf16 B "
+      "__attribute__((vector_size(64)));\n"
+      "extern \"C\" void go(const MoeArgs* a, int, int) { V* v = (V*)a->out; const B* b = (const "
+      "B*)a->x;"
       "  v[0] = __builtin_ia32_dpbf16ps_512(v[0], b[0], b[1]); }");
   source.arch = "x86-64-v4+bf16";
   const auto text = device_->assembly(source);
@@ -281,8 +294,10 @@ TEST_F(CompileTest, ParallelCompilesGiveTheirOwnResults) {
       for (int i = 0; i < kEach; ++i) {
         const int value = 1000 * t + i;
         // Every other one fails, as errors must not leak into neighbours either.
-        const auto failed = device_->compile(kernel("int x = missing_" + std::to_string(value) + ";"));
-        if (failed.status().log().find("missing_" + std::to_string(value)) == std::string::npos) continue;
+        const auto failed =
+            device_->compile(kernel("int x = missing_" + std::to_string(value) + ";"));
+        if (failed.status().log().find("missing_" + std::to_string(value)) == std::string::npos)
+          continue;
         const KernelSource source = constant_kernel(value);
         const auto binary = device_->compile(source);
         if (!binary.ok()) continue;
@@ -296,14 +311,16 @@ TEST_F(CompileTest, ParallelCompilesGiveTheirOwnResults) {
   }
   for (std::thread& thread : threads) thread.join();
   for (int t = 0; t < kThreads; ++t) {
-    for (int i = 0; i < kEach; ++i) EXPECT_EQ(results[static_cast<size_t>(t * kEach + i)], 1000 * t + i);
+    for (int i = 0; i < kEach; ++i)
+      EXPECT_EQ(results[static_cast<size_t>(t * kEach + i)], 1000 * t + i);
   }
 }
 
 TEST(CompilerModule, AMissingOrForeignModuleIsExplained) {
   auto status = CompilerModule::get("/nowhere/libmoejit_cpu.so").status();
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
-  EXPECT_THAT(status.message(), AllOf(HasSubstr("/nowhere/libmoejit_cpu.so"), HasSubstr("libclang-cpp19")));
+  EXPECT_THAT(status.message(),
+              AllOf(HasSubstr("/nowhere/libmoejit_cpu.so"), HasSubstr("libclang-cpp19")));
   TemporaryFolder folder;
   const std::string path = folder.path() / "libmoejit_cpu.so";
   std::ofstream(path) << "no library";
@@ -319,8 +336,9 @@ TEST(CompilerModule, TheDeviceSaysSoWhereItIsMissing) {
   in_new_process("MOEJIT_CPU_MODULE", "/nowhere.so", [] {
     const auto device = open_device("cpu");
     ASSERT_TRUE(device.ok());
-    for (const Status& status : {(*device)->compiler().status(), (*device)->compile(constant_kernel(1)).status(),
-                                 (*device)->assembly(constant_kernel(1)).status()}) {
+    for (const Status& status :
+         {(*device)->compiler().status(), (*device)->compile(constant_kernel(1)).status(),
+          (*device)->assembly(constant_kernel(1)).status()}) {
       EXPECT_EQ(status.code(), StatusCode::kUnavailable);
       EXPECT_THAT(status.message(), HasSubstr("MOEJIT_CPU_MODULE = \"/nowhere.so\""));
     }

@@ -157,7 +157,8 @@ TEST(Dylib, OpensAndExplains) {
   EXPECT_FALSE(library->find("no_such_function", cosine));
   const auto missing = Dylib::open_first({"liba-missing.so", "libb-missing.so"});
   EXPECT_EQ(missing.status().code(), StatusCode::kUnavailable);
-  EXPECT_THAT(missing.status().message(), AllOf(HasSubstr("liba-missing"), HasSubstr("libb-missing")));
+  EXPECT_THAT(missing.status().message(),
+              AllOf(HasSubstr("liba-missing"), HasSubstr("libb-missing")));
   EXPECT_FALSE(Dylib());
   EXPECT_EQ(Dylib().symbol("cos"), nullptr);
 }

@@ -78,7 +78,8 @@ TEST_F(LoadTest, EveryTruncationIsRefused) {
   Binary cut = binary_;
   for (size_t size = 0; size < binary_.bytes.size(); ++size) {
     cut.bytes.assign(binary_.bytes.begin(), binary_.bytes.begin() + static_cast<ptrdiff_t>(size));
-    ASSERT_EQ(device_->load(cut, constant_kernel(1)).status().code(), StatusCode::kDataError) << size;
+    ASSERT_EQ(device_->load(cut, constant_kernel(1)).status().code(), StatusCode::kDataError)
+        << size;
   }
 }
 
@@ -86,7 +87,8 @@ TEST_F(LoadTest, EveryFlippedByteIsRefused) {
   Binary flipped = binary_;
   for (size_t i = 0; i < binary_.bytes.size(); ++i) {
     flipped.bytes[i] ^= 0x40;
-    ASSERT_EQ(device_->load(flipped, constant_kernel(1)).status().code(), StatusCode::kDataError) << i;
+    ASSERT_EQ(device_->load(flipped, constant_kernel(1)).status().code(), StatusCode::kDataError)
+        << i;
     flipped.bytes[i] ^= 0x40;
   }
 }
@@ -114,8 +116,12 @@ TEST_F(LoadTest, StructureIsCheckedWhereTheChecksumFits) {
       [&](uint8_t* b) { segment(b, 2)->p_memsz = uint64_t{1} << 40; },
       [&](uint8_t* b) { segment(b, 3)->p_type = PT_INTERP; },
       [&](uint8_t* b) { segment(b, 3)->p_filesz = 16; },
-      [&](uint8_t* b) { reinterpret_cast<Elf64_Dyn*>(b + segment(b, 3)->p_offset)->d_tag = DT_NEEDED; },
-      [&](uint8_t* b) { reinterpret_cast<Elf64_Dyn*>(b + segment(b, 3)->p_offset)->d_tag = DT_INIT; },
+      [&](uint8_t* b) {
+        reinterpret_cast<Elf64_Dyn*>(b + segment(b, 3)->p_offset)->d_tag = DT_NEEDED;
+      },
+      [&](uint8_t* b) {
+        reinterpret_cast<Elf64_Dyn*>(b + segment(b, 3)->p_offset)->d_tag = DT_INIT;
+      },
   };
   for (size_t i = 0; i < edits.size(); ++i) {
     EXPECT_EQ(check_image(edited(edits[i])).code(), StatusCode::kDataError) << "edit " << i;
@@ -128,7 +134,8 @@ TEST_F(LoadTest, ModulesKeepApart) {
   for (int value = 0; value < 12; ++value) {
     modules.push_back(load(value));
     ASSERT_NE(modules.back(), nullptr);
-    if (value % 3 == 1) modules[static_cast<size_t>(value) - 1] = nullptr;  // frees a descriptor for reuse
+    if (value % 3 == 1)
+      modules[static_cast<size_t>(value) - 1] = nullptr;  // frees a descriptor for reuse
     for (int i = 0; i <= value; ++i) {
       if (modules[static_cast<size_t>(i)] == nullptr) continue;
       ASSERT_EQ(call(modules[static_cast<size_t>(i)]), i);
@@ -165,7 +172,8 @@ TEST_F(LoadTest, MapsThroughAFileWhereMemoryFilesAreNotAllowed) {
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
   ScopedEnv nowhere("TMPDIR", "/nowhere");
-  EXPECT_EQ(LoadedImage::load(binary_.bytes, "name", MapVia::kFile).status().code(), StatusCode::kDeviceError);
+  EXPECT_EQ(LoadedImage::load(binary_.bytes, "name", MapVia::kFile).status().code(),
+            StatusCode::kDeviceError);
 }
 
 TEST_F(LoadTest, OnlyEntriesAreVisible) {
@@ -178,6 +186,41 @@ TEST_F(LoadTest, OnlyEntriesAreVisible) {
   ASSERT_TRUE(image.ok());
   EXPECT_NE((*image)->symbol("go"), nullptr);
   EXPECT_EQ((*image)->symbol("_Z6helperi"), nullptr);
+}
+
+// A process that only runs what others compiled maps no compiler.
+TEST(LoadWithoutCompiler, MapsNoLlvm) {
+  TemporaryFolder folder;
+  const std::string path = folder.path() / "binary";
+  if (getenv("MOEJIT_TEST_BINARY") == nullptr) {
+    MOEJIT_NEED_COMPILER();
+    const auto device = open_device("cpu:x86-64-v3");
+    if (!device.ok()) GTEST_SKIP() << device.status().to_string();
+    const auto binary = (*device)->compile(constant_kernel(77));
+    ASSERT_TRUE(binary.ok());
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(binary->bytes.data()),
+               static_cast<std::streamsize>(binary->bytes.size()));
+  }
+  in_new_process("MOEJIT_TEST_BINARY", path, [] {
+    const std::string bytes = read_text(getenv("MOEJIT_TEST_BINARY"));
+    const auto device = open_device("cpu:x86-64-v3");
+    ASSERT_TRUE(device.ok());
+    Binary binary;
+    binary.format = "elf-so";
+    binary.arch = "x86-64-v3";
+    binary.bytes.assign(bytes.begin(), bytes.end());
+    const auto module = (*device)->load(binary, constant_kernel(77));
+    ASSERT_TRUE(module.ok()) << module.status().to_string();
+    int out = -1;
+    MoeArgs args{};
+    args.out = &out;
+    ASSERT_TRUE((*module)->launch(args, nullptr).ok());
+    EXPECT_EQ(out, 77);
+    const std::string maps = read_text("/proc/self/maps");
+    EXPECT_EQ(maps.find("LLVM"), std::string::npos);
+    EXPECT_EQ(maps.find("clang"), std::string::npos);
+  });
 }
 
 }  // namespace

@@ -30,7 +30,9 @@ struct Work {
   std::atomic<int> overlaps{0};
   ThreadPool* pool = nullptr;
 };
-Work& work_of(const MoeArgs* args) { return *static_cast<Work*>(args->out); }
+Work& work_of(const MoeArgs* args) {
+  return *static_cast<Work*>(args->out);
+}
 
 void add_own(const MoeArgs* args, int worker, int num_workers) {
   Work& work = work_of(args);
@@ -63,21 +65,10 @@ bool run_and_check(ThreadPool& pool, int runs) {
   const PoolStep steps[] = {{add_own, false}, {add_all, false}};
   for (int run = 1; run <= runs; ++run) {
     pool.run(steps, 2, args);
-    if (work.total != run * n * (n + 1) / 2 || work.workers[static_cast<size_t>(n) - 1] != n) return false;
+    if (work.total != run * n * (n + 1) / 2 || work.workers[static_cast<size_t>(n) - 1] != n)
+      return false;
   }
   return true;
-}
-
-// Waits for a child with a limit, so that a deadlock fails instead of hanging.
-int exit_code(pid_t child) {
-  for (int i = 0; i < 3000; ++i) {
-    int status = 0;
-    if (waitpid(child, &status, WNOHANG) == child) return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    usleep(10000);
-  }
-  kill(child, SIGKILL);
-  waitpid(child, nullptr, 0);
-  return -2;
 }
 
 ThreadPool& pool_of(int threads) {  // pools live for the process
@@ -103,8 +94,11 @@ TEST(ThreadPool, SerialStepsRunOnTheCallerAlone) {
   for (int threads : {1, 2, 7}) {
     Work work;
     const MoeArgs args = args_for(work);
-    const PoolStep steps[] = {{count_serial, true}, {add_own, false}, {count_serial, true},
-                              {add_all, false},     {count_serial, true}};
+    const PoolStep steps[] = {{count_serial, true},
+                              {add_own, false},
+                              {count_serial, true},
+                              {add_all, false},
+                              {count_serial, true}};
     for (int run = 1; run <= 50; ++run) {
       pool_of(threads).run(steps, 5, args);
       ASSERT_EQ(work.serial_calls, 3 * run);
@@ -125,12 +119,12 @@ TEST(ThreadPool, ConcurrentCallersTakeTurns) {
     for (int c = 0; c < 4; ++c) {
       callers.emplace_back([&] {
         const PoolStep enter = {[](const MoeArgs* args, int worker, int) {
-                                  Work& work = work_of(args);
-                                  if (worker == 0 && work.inside.fetch_add(1) != 0) ++work.overlaps;
-                                }};
+          Work& work = work_of(args);
+          if (worker == 0 && work.inside.fetch_add(1) != 0) ++work.overlaps;
+        }};
         const PoolStep leave = {[](const MoeArgs* args, int worker, int) {
-                                  if (worker == 0) --work_of(args).inside;
-                                }};
+          if (worker == 0) --work_of(args).inside;
+        }};
         const PoolStep steps[] = {enter, leave};
         for (int i = 0; i < 100; ++i) {
           pool.run(steps, 2, args_for(shared));
@@ -183,16 +177,13 @@ TEST(ThreadPool, ForkWhileAnotherThreadRuns) {
 }
 
 TEST(ThreadPool, ExitDoesNotWaitForWorkers) {
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
+  in_new_process("MOEJIT_SPIN_US", "20", [] {
     std::thread([] {
       while (true) run_and_check(pool_of(2), 1);
     }).detach();
     usleep(30000);
-    exit(43);
-  }
-  EXPECT_EQ(exit_code(child), 43);
+    exit(0);
+  });
 }
 
 TEST(ThreadPool, WorkersHaveNoSignalsOfTheHost) {

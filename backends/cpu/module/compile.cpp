@@ -43,8 +43,9 @@ const Arch* find_arch(std::string_view name) {
 // and the rest would read or write files.
 bool refused_option(std::string_view option) {
   for (std::string_view prefix :
-       {"-mllvm", "-load", "-plugin", "-add-plugin", "-fplugin", "-fpass-plugin", "-o", "-I", "-include",
-        "-isystem", "-internal-isystem", "-fmodule", "-emit", "-S", "-E", "-fsyntax-only"}) {
+       {"-mllvm", "-load", "-plugin", "-add-plugin", "-fplugin", "-fpass-plugin", "-o", "-I",
+        "-include", "-isystem", "-internal-isystem", "-fmodule", "-emit", "-S", "-E",
+        "-fsyntax-only"}) {
     if (option.substr(0, prefix.size()) == prefix) return true;
   }
   return option.empty() || (option[0] != '-' && option[0] != '+');
@@ -57,19 +58,37 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
                                      ": must be x86-64-v3, x86-64-v4 or x86-64-v4+bf16");
     return false;
   }
-  args = {"-triple", "x86_64-unknown-linux-gnu",
+  args = {"-triple",
+          "x86_64-unknown-linux-gnu",
           request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj",
-          "-x", "c++", "-std=c++20", "-O3", "-vectorize-loops", "-vectorize-slp",
-          "-mrelocation-model", "pic", "-pic-level", "2", "-fvisibility=hidden",
-          "-ffreestanding", "-fno-builtin", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=on",
-          "-mframe-pointer=none", "-nostdsysteminc", "-nobuiltininc",
-          "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function"};
+          "-x",
+          "c++",
+          "-std=c++20",
+          "-O3",
+          "-vectorize-loops",
+          "-vectorize-slp",
+          "-mrelocation-model",
+          "pic",
+          "-pic-level",
+          "2",
+          "-fvisibility=hidden",
+          "-ffreestanding",
+          "-fno-builtin",
+          "-fno-rtti",
+          "-fno-threadsafe-statics",
+          "-ffp-contract=on",
+          "-mframe-pointer=none",
+          "-nostdsysteminc",
+          "-nobuiltininc",
+          "-fno-use-cxa-atexit",
+          "-Wall",
+          "-Wno-unused-function"};
   args.insert(args.end(), arch->args.begin(), arch->args.end());
   for (uint32_t i = 0; i < request.num_options; ++i) {
     if (refused_option(request.options[i])) {
-      out.fail(MOEJIT_CPU_INVALID,
-               "option \"" + std::string(request.options[i]) + "\" is not allowed: it must be a "
-               "code-generation option that acts on this compile alone");
+      out.fail(MOEJIT_CPU_INVALID, "option \"" + std::string(request.options[i]) +
+                                       "\" is not allowed: it must be a "
+                                       "code-generation option that acts on this compile alone");
       return false;
     }
     args.push_back(request.options[i]);

@@ -56,8 +56,8 @@ int visit(dl_phdr_info* info, size_t, void* data) {
   for (int i = 0; i < info->dlpi_phnum; ++i) {
     const ElfW(Phdr)& header = info->dlpi_phdr[i];
     if (header.p_type != PT_NOTE) continue;
-    search->build_id =
-        read_build_id(reinterpret_cast<const char*>(info->dlpi_addr + header.p_vaddr), header.p_memsz);
+    search->build_id = read_build_id(
+        reinterpret_cast<const char*>(info->dlpi_addr + header.p_vaddr), header.p_memsz);
     if (!search->build_id.empty()) break;
   }
   return 1;

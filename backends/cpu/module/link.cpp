@@ -1,9 +1,9 @@
 // Links one relocatable object into a shared object that dlopen accepts, in memory.
 //
-// A linker of its own because a linker library would bring what this one does without: output through
-// files, state that is global to the process (LLVM's option registry is reset on every run, under
-// the feet of parallel compiles) and a lock around it. One object of freestanding code needs little:
-// no libraries, no merging, no exceptions, no thread-local storage, no constructors.
+// A linker of its own because a linker library would bring what this one does without: output
+// through files, state that is global to the process (LLVM's option registry is reset on every run,
+// under the feet of parallel compiles) and a lock around it. One object of freestanding code needs
+// little: no libraries, no merging, no exceptions, no thread-local storage, no constructors.
 //
 // Layout: R (headers, dynamic symbols, relocations, constants), RX (code, stubs of imports),
 // RW (data, addresses, .dynamic, then zeroed data). File offset and address agree modulo a page.
@@ -72,7 +72,9 @@ class Linker {
   void put(uint64_t offset, const T& value) {
     std::memcpy(image_.data() + offset, &value, sizeof value);
   }
-  const char* name_of(const Elf64_Sym& symbol) const { return object_.data() + names_ + symbol.st_name; }
+  const char* name_of(const Elf64_Sym& symbol) const {
+    return object_.data() + names_ + symbol.st_name;
+  }
 
   void read_object() {
     const auto header = object_at<Elf64_Ehdr>(0);
@@ -84,9 +86,11 @@ class Linker {
         throw Refused{"the compiler's object is truncated"};
       }
     }
-    if (header.e_shstrndx >= sections_.size()) throw Refused{"the compiler's object has no sections"};
+    if (header.e_shstrndx >= sections_.size())
+      throw Refused{"the compiler's object has no sections"};
     for (const Elf64_Shdr& section : sections_) {
-      section_names_.push_back(object_.data() + sections_[header.e_shstrndx].sh_offset + section.sh_name);
+      section_names_.push_back(object_.data() + sections_[header.e_shstrndx].sh_offset +
+                               section.sh_name);
       if (section.sh_type != SHT_SYMTAB) continue;
       names_ = sections_.at(section.sh_link).sh_offset;
       for (uint64_t at = 0; at + sizeof(Elf64_Sym) <= section.sh_size; at += sizeof(Elf64_Sym)) {
@@ -110,8 +114,9 @@ class Linker {
       const Elf64_Shdr& section = sections_[i];
       if (!loaded(section)) continue;
       if (section.sh_type == SHT_INIT_ARRAY || section.sh_type == SHT_FINI_ARRAY) {
-        throw Refused{"the source has a global object with a constructor or destructor: globals must be "
-                      "constant-initialised"};
+        throw Refused{
+            "the source has a global object with a constructor or destructor: globals must be "
+            "constant-initialised"};
       }
       if ((section.sh_flags & SHF_TLS) != 0) {
         throw Refused{"the source has a thread_local variable: workers keep no state"};
@@ -143,7 +148,8 @@ class Linker {
       }
     }
     if (!missing.empty()) {
-      throw Refused{"undefined symbol: " + missing + " (a kernel calls nothing outside its own source)"};
+      throw Refused{"undefined symbol: " + missing +
+                    " (a kernel calls nothing outside its own source)"};
     }
   }
 
@@ -162,7 +168,8 @@ class Linker {
   }
 
   static bool through_got(uint32_t type) {
-    return type == R_X86_64_GOTPCREL || type == R_X86_64_GOTPCRELX || type == R_X86_64_REX_GOTPCRELX;
+    return type == R_X86_64_GOTPCREL || type == R_X86_64_GOTPCRELX ||
+           type == R_X86_64_REX_GOTPCRELX;
   }
 
   void collect_got() {
@@ -192,10 +199,11 @@ class Linker {
     }
     for (uint32_t e = 0; e < request_.num_exports; ++e) {
       const std::string_view wanted = request_.exports[e];
-      const auto found = std::find_if(symbols_.begin(), symbols_.end(), [&](const Elf64_Sym& symbol) {
-        return symbol.st_shndx != SHN_UNDEF && symbol.st_shndx < sections_.size() &&
-               ELF64_ST_BIND(symbol.st_info) != STB_LOCAL && wanted == name_of(symbol);
-      });
+      const auto found =
+          std::find_if(symbols_.begin(), symbols_.end(), [&](const Elf64_Sym& symbol) {
+            return symbol.st_shndx != SHN_UNDEF && symbol.st_shndx < sections_.size() &&
+                   ELF64_ST_BIND(symbol.st_info) != STB_LOCAL && wanted == name_of(symbol);
+          });
       if (found == symbols_.end()) {
         throw Refused{"the source does not define the entry " + std::string(wanted) +
                       " (as extern \"C\", not static)"};
@@ -274,7 +282,8 @@ class Linker {
     }
     if (symbol.st_shndx == SHN_ABS) return symbol.st_value;
     if (symbol.st_shndx >= sections_.size() || !placed_[symbol.st_shndx].placed) {
-      throw Refused{std::string("symbol ") + name_of(symbol) + " is in a section that is not loaded"};
+      throw Refused{std::string("symbol ") + name_of(symbol) +
+                    " is in a section that is not loaded"};
     }
     return placed_[symbol.st_shndx].address + symbol.st_value;
   }
@@ -296,7 +305,8 @@ class Linker {
   }
   void put_relative32(uint64_t offset, uint64_t value) {
     const auto distance = static_cast<int64_t>(value);
-    if (distance != static_cast<int32_t>(distance)) throw Refused{"the object is larger than 2 GiB"};
+    if (distance != static_cast<int32_t>(distance))
+      throw Refused{"the object is larger than 2 GiB"};
     put(offset, static_cast<int32_t>(distance));
   }
 
@@ -365,10 +375,17 @@ class Linker {
 
     const uint64_t relocations = num_dynamic_relocations_ * sizeof(Elf64_Rela);
     const std::pair<Elf64_Sxword, uint64_t> entries[kNumDynamic] = {
-        {DT_HASH, hash_.address},   {DT_SYMTAB, symtab_.address}, {DT_STRTAB, strtab_.address},
-        {DT_STRSZ, dynamic_names_.size()}, {DT_SYMENT, sizeof(Elf64_Sym)},
-        {DT_RELA, rela_.address},   {DT_RELASZ, relocations},     {DT_RELAENT, sizeof(Elf64_Rela)},
-        {DT_FLAGS, DF_BIND_NOW},    {DT_FLAGS_1, DF_1_NOW},       {DT_NULL, 0}};
+        {DT_HASH, hash_.address},
+        {DT_SYMTAB, symtab_.address},
+        {DT_STRTAB, strtab_.address},
+        {DT_STRSZ, dynamic_names_.size()},
+        {DT_SYMENT, sizeof(Elf64_Sym)},
+        {DT_RELA, rela_.address},
+        {DT_RELASZ, relocations},
+        {DT_RELAENT, sizeof(Elf64_Rela)},
+        {DT_FLAGS, DF_BIND_NOW},
+        {DT_FLAGS_1, DF_1_NOW},
+        {DT_NULL, 0}};
     for (size_t i = 0; i < kNumDynamic; ++i) {
       Elf64_Dyn entry{};
       entry.d_tag = entries[i].first;
@@ -402,7 +419,8 @@ class Linker {
     stack.p_type = PT_GNU_STACK;
     stack.p_flags = PF_R | PF_W;
     stack.p_align = 16;
-    const Elf64_Phdr headers[kNumHeaders] = {segments_[0], segments_[1], segments_[2], dynamic, stack};
+    const Elf64_Phdr headers[kNumHeaders] = {segments_[0], segments_[1], segments_[2], dynamic,
+                                             stack};
     put(sizeof header, headers);
   }
 
@@ -415,7 +433,7 @@ class Linker {
   std::vector<const char*> section_names_;
   std::vector<Elf64_Sym> symbols_;
   uint64_t names_ = 0;
-  std::vector<size_t> imports_;   // indices into symbols_
+  std::vector<size_t> imports_;  // indices into symbols_
   std::vector<size_t> exports_;
   std::map<size_t, size_t> got_;  // symbol to slot; imports have the first slots
   size_t num_absolute_ = 0;

@@ -8,7 +8,8 @@
 extern "C" {
 #endif
 
-// Raised with every change of a type below; core and module of different versions refuse each other.
+// Raised with every change of a type below; core and module of different versions refuse each
+// other.
 #define MOEJIT_CPU_MODULE_ABI 1
 
 enum MoejitCpuCode {
@@ -25,26 +26,26 @@ enum MoejitCpuOutput {
 };
 
 struct MoejitCpuRequest {
-  const char* name;              // file name for messages
-  const char* text;              // source, needs no terminator
+  const char* name;  // file name for messages
+  const char* text;  // source, needs no terminator
   uint64_t text_size;
-  const char* arch;              // "x86-64-v3", "x86-64-v4", "x86-64-v4+bf16"
-  const char* const* options;    // cc1 options after the module's own
+  const char* arch;            // "x86-64-v3", "x86-64-v4", "x86-64-v4+bf16"
+  const char* const* options;  // cc1 options after the module's own
   uint32_t num_options;
-  const char* const* exports;    // extern "C" functions that the object must define
+  const char* const* exports;  // extern "C" functions that the object must define
   uint32_t num_exports;
-  const char* const* imports;    // symbols that may stay undefined beside memcpy, memmove,
-  uint32_t num_imports;          // memset and memcmp
-  uint32_t output;               // MoejitCpuOutput
+  const char* const* imports;  // symbols that may stay undefined beside memcpy, memmove,
+  uint32_t num_imports;        // memset and memcmp
+  uint32_t output;             // MoejitCpuOutput
 };
 
 // Every pointer is owned by the module: hand the result to release() once.
 struct MoejitCpuResult {
-  int32_t code;            // MoejitCpuCode
+  int32_t code;  // MoejitCpuCode
   const uint8_t* bytes;
   uint64_t size;
-  const char* message;     // one sentence, where code is not 0
-  const char* log;         // what the compiler and linker printed, maybe ""
+  const char* message;  // one sentence, where code is not 0
+  const char* log;      // what the compiler and linker printed, maybe ""
   double compile_ms;
   double link_ms;
   void* owner;
