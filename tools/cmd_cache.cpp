@@ -21,6 +21,10 @@ class CachePath : public Command {
   }
 };
 
+Cell policy_cell(const std::string& json) {
+  return internal::JsonText{json, brief_schedule(json)};
+}
+
 class CacheLs : public Command {
   void declare(OptionSet& options) override {
     place_.declare(options);
@@ -49,6 +53,7 @@ class CacheLs : public Command {
                  {"arch", "arch"},
                  {"schedule", "schedule"},
                  {"how", "how"},
+                 {"policy", "policy"},
                  {"median_s", "time", Unit::kSeconds},
                  {"bytes", "size", Unit::kBytes},
                  {"used_at", "used", Unit::kUnixTime},
@@ -58,7 +63,7 @@ class CacheLs : public Command {
       if (!choices.ok()) return context.fail(choices.status());
       for (const internal::SelectionInfo& s : *choices) {
         table.add({std::string("choice"), shown_key(context, s.key), layer_cell(s.problem),
-                   s.tokens, Cell(), schedule_cell(s.schedule), s.how,
+                   s.tokens, Cell(), schedule_cell(s.schedule), s.how, policy_cell(s.policy),
                    internal::known_if_positive(s.median_s), Cell(), s.decided_at, s.toolchain});
       }
     }
@@ -67,8 +72,8 @@ class CacheLs : public Command {
       if (!kernels.ok()) return context.fail(kernels.status());
       for (const internal::ArtifactInfo& a : *kernels) {
         table.add({std::string("kernel"), shown_key(context, a.key), layer_cell(a.config), Cell(),
-                   a.backend + ":" + a.arch, schedule_cell(a.schedule), Cell(), Cell(), a.bytes,
-                   a.last_used_at, a.toolchain});
+                   a.backend + ":" + a.arch, schedule_cell(a.schedule), Cell(), Cell(), Cell(),
+                   a.bytes, a.last_used_at, a.toolchain});
       }
     }
     return context.print(table);

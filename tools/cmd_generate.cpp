@@ -31,16 +31,16 @@ class Generate : public Command {
         return context.fail(
             no_device ? Status(StatusCode::kUnavailable, status.message(), status.log()) : status);
       }
-      if (const Status made = internal::make_directories(output_); !made.ok()) {
-        return context.fail(made);
+      // Schedules of one layer share their names, so that each token count gets a folder.
+      const std::string directory =
+          tokens->size() > 1 ? internal::join_path(output_, "t" + std::to_string(count)) : output_;
+      if (const Status made = internal::make_directories(directory); !made.ok()) {
+        return context.fail(Status(StatusCode::kIoError, made.message()));
       }
       for (const GeneratedFile& file : *files) {
-        // The report is named alike for every schedule.
-        const bool several = tokens->size() > 1 && file.name == "report.json";
-        const std::string name = several ? "report_t" + std::to_string(count) + ".json" : file.name;
-        const std::string path = internal::join_path(output_, name);
+        const std::string path = internal::join_path(directory, file.name);
         if (const Status written = internal::write_file(path, file.text); !written.ok()) {
-          return context.fail(written);
+          return context.fail(Status(StatusCode::kIoError, written.message()));
         }
         table.add({count, path, static_cast<int64_t>(file.text.size())});
       }

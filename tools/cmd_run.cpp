@@ -164,9 +164,10 @@ class Run : public Command {
     for (const internal::NamedTensor& tensor : tensors) {
       table->add({tensor.name, describe(tensor.tensor), tensor.tensor.bytes});
     }
-    return internal::write_safetensors(
+    const Status written = internal::write_safetensors(
         output_, tensors,
         {{"moejit", version()}, {"config", config.to_json()}, {"device", kernel.device()}});
+    return written.ok() ? written : Status(StatusCode::kIoError, written.message());
   }
 
   ExitCode run(Context& context) override {

@@ -44,8 +44,8 @@ std::vector<Column> measured_columns() {
           {"samples", "samples", Unit::kNone, /*wide=*/true},
           {"predicted_s", "predicted", Unit::kSeconds, /*wide=*/true},
           {"floor_s", "floor", Unit::kSeconds, /*wide=*/true},
-          {"bytes_per_s", "rate", Unit::kBytesPerS},
-          {"flops_per_s", "rate", Unit::kFlopsPerS},
+          {"bytes_per_s", "", Unit::kBytesPerS},
+          {"flops_per_s", "", Unit::kFlopsPerS},
           {"share", "of limit", Unit::kShare},
           {"error", "error", Unit::kScientific}};
 }

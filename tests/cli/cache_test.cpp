@@ -1,0 +1,158 @@
+// `moejit cache`: looking, checking and clearing, from outside.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/process.h"
+
+namespace moejit::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+// Puts a choice and a few kernels into the test's cache.
+void fill() {
+  const Output output =
+      moejit({"tune", "-q", "-E", "4", "-K", "2", "-H", "64", "-I", "64", "--device", "cpu",
+              "--threads", "2", "-t", "1", "--max-candidates", "2"});
+  ASSERT_EQ(output.code, 0) << output.err;
+}
+
+nlohmann::json rows(const std::vector<std::string>& args) {
+  const Output output = moejit(args);
+  EXPECT_EQ(output.code, 0) << output.err;
+  return json_of(output.out)["rows"];
+}
+
+// Flips one bit of every kernel's machine code, wherever the database keeps it: in its file or its
+// log. Code of the CPU carries the magic of its image at its end.
+int flip_bits() {
+  int flipped = 0;
+  for (const auto& entry : fs::directory_iterator(scratch() / "cache")) {
+    if (!entry.is_regular_file()) continue;
+    std::string bytes = read_text(entry.path());
+    for (size_t at = 0; (at = bytes.find("MOEJITK1", at)) != std::string::npos; at += 8) {
+      if (at < 512) continue;
+      bytes[at - 300] = static_cast<char>(bytes[at - 300] ^ 4);
+      ++flipped;
+    }
+    write_text(entry.path(), bytes);
+  }
+  return flipped;
+}
+
+// One connection that closes last leaves everything in the database's file.
+void fold_log() {
+  sqlite3* db = nullptr;
+  for (const auto& entry : fs::directory_iterator(scratch() / "cache")) {
+    if (entry.path().extension() != ".db") continue;
+    ASSERT_EQ(sqlite3_open(entry.path().c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, "PRAGMA wal_checkpoint(TRUNCATE)", nullptr, nullptr, nullptr),
+              SQLITE_OK);
+    sqlite3_close(db);
+  }
+}
+
+TEST(Cache, PathIsOneLineForPeople) {
+  EXPECT_EQ(moejit({"cache", "path", "--format", "table"}).out,
+            (scratch() / "cache").string() + "\n");
+}
+
+TEST(Cache, NothingThereIsCodeThreeAndCreatesNothing) {
+  for (const char* verb : {"ls", "stats", "verify", "history"}) {
+    const Output output = moejit({"cache", verb});
+    EXPECT_EQ(output.code, 3) << verb;
+    EXPECT_THAT(output.err, HasSubstr((scratch() / "cache").string())) << verb;
+  }
+  EXPECT_EQ(moejit({"cache", "show", "abcdef"}).code, 3);
+  EXPECT_EQ(moejit({"cache", "clear", "--yes"}).code, 0);
+  EXPECT_FALSE(fs::exists(scratch() / "cache"));
+}
+
+TEST(Cache, ListsShowsAndCounts) {
+  fill();
+  const auto kernels = rows({"cache", "ls", "--kind", "kernel", "--json"});
+  const auto choices = rows({"cache", "ls", "--kind", "choice", "--json"});
+  ASSERT_GE(kernels.size(), 1u);
+  ASSERT_GE(choices.size(), 1u);
+  EXPECT_EQ(rows({"cache", "ls", "--json"}).size(), kernels.size() + choices.size());
+  EXPECT_EQ(choices[0]["layer"]["num_experts"], 4);
+
+  const std::string key = kernels[0]["key"];
+  EXPECT_EQ(key.size(), 64u);
+  const auto shown = json_of(moejit({"cache", "show", key.substr(0, 16), "--json"}).out);
+  EXPECT_EQ(shown["key"], key);
+  EXPECT_EQ(shown["bytes"], kernels[0]["bytes"]);
+  EXPECT_EQ(moejit({"cache", "show", "not-hexadecimal"}).code, 2);
+
+  const auto stats = json_of(moejit({"cache", "stats", "--json"}).out);
+  EXPECT_EQ(stats["artifacts"], kernels.size());
+  EXPECT_EQ(stats["selections"], choices.size());
+}
+
+TEST(Cache, VerifyFindsAFlippedBitAndRepairs) {
+  fill();
+  EXPECT_EQ(moejit({"cache", "verify"}).code, 0);
+  fold_log();  // pages of the log have checksums of SQLite's own
+  ASSERT_GT(flip_bits(), 0);
+  const Output found = moejit({"cache", "verify", "--json"});
+  EXPECT_EQ(found.code, 5);
+  EXPECT_EQ(json_of(found.out)["ok"], false);
+  EXPECT_EQ(json_of(found.out)["rows"][0]["kind"], "damaged kernel");
+  EXPECT_EQ(moejit({"cache", "verify", "--repair"}).code, 5) << "it says what it found";
+  EXPECT_EQ(moejit({"cache", "verify"}).code, 0);
+}
+
+TEST(Cache, DeletingNeedsYesWithoutATerminal) {
+  fill();
+  for (const char* verb : {"clear", "gc"}) {
+    const Output refused = moejit({"cache", verb});
+    EXPECT_EQ(refused.code, 2) << verb;
+    EXPECT_THAT(refused.err, HasSubstr("--yes")) << verb;
+  }
+  EXPECT_GE(rows({"cache", "ls", "--json"}).size(), 2u);
+  EXPECT_EQ(moejit({"cache", "gc", "--dry-run", "--losers"}).code, 0);
+  EXPECT_EQ(moejit({"cache", "gc", "--losers", "-y"}).code, 0);
+  const auto cleared = rows({"cache", "clear", "--yes", "--json"});
+  EXPECT_GT(cleared[0]["bytes"].get<int64_t>(), 0);
+  const Output after = moejit({"cache", "ls", "--json"});
+  EXPECT_TRUE(after.code == 3 || json_of(after.out)["rows"].empty());
+}
+
+TEST(Cache, APinnedChoiceSaysSo) {
+  fill();
+  const std::string key = rows({"cache", "ls", "--kind", "choice", "--json"})[0]["key"];
+  EXPECT_EQ(rows({"cache", "pin", key, "--json"})[0]["how"], "pinned");
+  EXPECT_NE(rows({"cache", "pin", key, "--off", "--json"})[0]["how"], "pinned");
+  EXPECT_GE(rows({"cache", "history", key, "--json"}).size(), 1u);
+}
+
+TEST(Cache, APackTravels) {
+  fill();
+  const std::string pack = (scratch() / "shipped.pack").string();
+  const auto packed = rows({"cache", "pack", pack, "--json"});
+  EXPECT_GE(packed[0]["selections"].get<int>(), 1);
+  EXPECT_EQ(packed[0]["bytes"].get<uintmax_t>(), fs::file_size(pack));
+  const std::string other = (scratch() / "other").string();
+  const auto merged = rows({"cache", "merge", pack, "--cache-dir", other, "--cpu-code", "--json"});
+  EXPECT_EQ(merged[0]["what"], "kernels");
+  EXPECT_EQ(merged[0]["taken"], packed[0]["binaries"]);
+  EXPECT_GE(rows({"cache", "ls", "--cache-dir", other, "--json"}).size(), 2u);
+  const std::string wrong(64, '0');
+  EXPECT_NE(moejit({"cache", "merge", pack, "--cache-dir", other, "--sha256", wrong}).code, 0);
+  EXPECT_EQ(moejit({"cache", "diff", pack, other, "--json"}).code, 0);
+}
+
+TEST(Cache, WrongValuesAreUsageErrors) {
+  EXPECT_EQ(moejit({"cache", "gc", "--max-size", "much"}).code, 2);
+  EXPECT_EQ(moejit({"cache", "gc", "--older-than", "0d"}).code, 2);
+  EXPECT_EQ(moejit({"cache", "ls", "--kind", "shoes"}).code, 2);
+  EXPECT_EQ(moejit({"cache", "ls", "--limit", "-1"}).code, 2);
+  EXPECT_EQ(moejit({"cache", "merge", "x", "--margin", "1.5"}).code, 2);
+}
+
+}  // namespace
+}  // namespace moejit::cli_test
