@@ -13,6 +13,10 @@ namespace moejit::internal::sim {
 namespace {
 
 constexpr uint64_t kCanary = 0x5afe57ac4b075eed;
+// Below the lowest stack of a slab, so that a small overflow is found by its canary and not by a crash.
+constexpr size_t kSlabMargin = 64 << 10;
+constexpr size_t kStacksPerSlab = 64;
+constexpr size_t kSlabBytes = kSlabMargin + StackPool::kStackBytes * kStacksPerSlab;
 
 }  // namespace
 
@@ -130,18 +134,18 @@ bool stack_intact(const Fiber& fiber) {
 }
 
 StackPool::~StackPool() {
-  for (char* slab : slabs_) munmap(slab, kStackBytes * kStacksPerSlab);
+  for (char* slab : slabs_) munmap(slab, kSlabBytes);
 }
 
 bool StackPool::acquire(Fiber& fiber) {
   if (free_.empty()) {
-    void* slab = mmap(nullptr, kStackBytes * kStacksPerSlab, PROT_READ | PROT_WRITE,
+    void* slab = mmap(nullptr, kSlabBytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab == MAP_FAILED) return false;
     slabs_.push_back(static_cast<char*>(slab));
     // Stacks would otherwise start on the same cache sets: 4 KB aligned tops alias in L1.
     for (size_t i = kStacksPerSlab; i-- > 0;) {
-      free_.push_back(static_cast<char*>(slab) + i * kStackBytes);
+      free_.push_back(static_cast<char*>(slab) + kSlabMargin + i * kStackBytes);
     }
   }
   fiber.stack = free_.back();

@@ -35,7 +35,6 @@ class StackPool {
   void release(Fiber& fiber);
 
  private:
-  static constexpr size_t kStacksPerSlab = 64;
   std::vector<char*> free_;
   std::vector<char*> slabs_;
 };

@@ -164,6 +164,12 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
     }
     cell.mask &= static_cast<uint8_t>(~mask);
   }
+  if (atomic) {
+    // An ordinary write stays beside the atomic that follows it: other atomics may race with it.
+    Cell& slot = line.write[(line.write[0].flags & kAtomicAccess) != 0 || line.write[0].mask == 0 ? 0 : 1];
+    slot = mine;
+    return Conflict::kNone;
+  }
   for (Cell& cell : line.write) {
     if (cell.mask == 0 || (cell.mask & ~mask) == 0) {
       cell = mine;

@@ -40,6 +40,16 @@ SimKernel::SimKernel(const moejit::MoeConfig& config, const std::string& arch, c
     return;
   }
   source_ = family.emit(config, device.info().target, schedule);
+  build(arch);
+}
+
+SimKernel::SimKernel(const std::string& arch, const KernelSource& source)
+    : name_(arch + " " + source.name), source_(source) {
+  build(arch);
+}
+
+void SimKernel::build(const std::string& arch) {
+  const Device& device = **sim_backend()->open(arch);
   const auto binary = device.compile(source_);
   if (!binary.ok()) {
     error_ = name_ + ": " + binary.status().to_string() + "\n" + binary.status().log();

@@ -26,6 +26,7 @@ class SimKernel {
   // On failure error() says why and run() must not be called.
   SimKernel(const moejit::MoeConfig& config, const std::string& arch,
             const moejit::internal::Family& family, const moejit::internal::Schedule& schedule);
+  SimKernel(const std::string& arch, const moejit::internal::KernelSource& source);
 
   const std::string& error() const { return error_; }
   const std::string& name() const { return name_; }  // arch, family and schedule
@@ -33,6 +34,8 @@ class SimKernel {
   std::string run(Problem* problem, bool routed = false) const;
 
  private:
+  void build(const std::string& arch);
+
   std::string name_;
   moejit::internal::KernelSource source_;
   std::shared_ptr<const moejit::internal::Module> module_;

@@ -1,0 +1,95 @@
+// The layer's own kernels with one synchronisation call taken out, each in turn: the simulator must
+// report every one of them, except those that some other call makes redundant.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "tests/sim/moe_runner.h"
+
+namespace moejit_test {
+namespace {
+
+using namespace moejit::internal;  // NOLINT: a test of internals
+
+// Where `call` stands as a statement of its own in the kernels' part of the text.
+std::vector<size_t> statements(const std::string& text, const std::string& call) {
+  std::vector<size_t> found;
+  const size_t kernels = text.find("namespace moe {");
+  for (size_t at = text.find(call, kernels); at != std::string::npos; at = text.find(call, at + 1)) {
+    size_t begin = text.rfind('\n', at) + 1;
+    if (text.find_first_not_of(' ', begin) == at) found.push_back(at);
+  }
+  return found;
+}
+
+struct Mutant {
+  std::string call;
+  std::string line;
+  int number;
+  std::string verdict;  // "" where it passed
+};
+
+std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::string& arch,
+                                const std::string& family_name, const std::vector<std::string>& calls,
+                                int64_t tokens) {
+  std::vector<Mutant> mutants;
+  const Family* family = find_family(family_name);
+  EXPECT_NE(family, nullptr);
+  const Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
+  for (const std::string& call : calls) {
+    const KernelSource original = family->emit(config, sim_target(arch), schedule);
+    int number = 0;
+    for (size_t at : statements(original.text, call)) {
+      KernelSource source = original;
+      const size_t end = source.text.find(';', at);
+      const std::string line = source.text.substr(at, end - at + 1);
+      for (size_t i = at; i < end; ++i) source.text[i] = ' ';
+      const SimKernel kernel(arch, source);
+      EXPECT_EQ(kernel.error(), "");
+      Problem problem = make_problem(config, {.tokens = tokens, .seed = 5, .routing = RoutingKind::kZipf});
+      mutants.push_back({call, line, number++, kernel.run(&problem)});
+    }
+  }
+  return mutants;
+}
+
+// At least `least` of every ten mutants are found; the rest are listed in the test's output.
+void expect_found(const std::vector<Mutant>& mutants, size_t least) {
+  size_t found = 0;
+  for (const Mutant& m : mutants) {
+    if (!m.verdict.empty()) {
+      ++found;
+    } else {
+      std::printf("  passes without %s (number %d)\n", m.line.c_str(), m.number);
+    }
+  }
+  EXPECT_FALSE(mutants.empty());
+  EXPECT_GE(found * 10, mutants.size() * least) << found << " of " << mutants.size();
+}
+
+const std::vector<std::string> kCalls = {"block_sync(",  "warp_sync(",          "grid_wait(",
+                                         "mbar_wait(",   "cp_async_wait<",      "fence_proxy_async(",
+                                         "wgmma_wait<",  "wgmma_fence(",        "bar_sync(",
+                                         "mbar_arrive(", "cp_async_arrive_noinc("};
+
+const moejit::MoeConfig kConfig{.num_experts = 4,
+                                .top_k = 2,
+                                .hidden_size = 320,
+                                .intermediate_size = 192,
+                                .dtype = moejit::DType::kBF16,
+                                .router = {}};
+
+TEST(SimMutation, Tile90) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  expect_found(run_mutants(kConfig, "sm_90a", "cuda_tile90", kCalls, 40), 7);
+}
+
+TEST(SimMutation, Stream) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  for (const char* arch : {"sm_80", "sm_90a"}) {
+    expect_found(run_mutants(kConfig, arch, "cuda_stream", kCalls, 6), 7);
+  }
+}
+
+}  // namespace
+}  // namespace moejit_test
