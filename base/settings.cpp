@@ -1,5 +1,8 @@
 #include "base/settings.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <cstdlib>
@@ -222,6 +225,14 @@ Settings read_settings(const EnvironmentReader& get, std::vector<SettingRow>* ro
   resolve_cache_dir(get, &result);
   rows->front().value = result.cache_dir.empty() ? "(none)" : result.cache_dir;
   return result;
+}
+
+int32_t compile_jobs(int32_t requested) {
+  if (requested > 0) return requested;
+  if (settings().num_compile_jobs > 0) return settings().num_compile_jobs;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  return std::max(1, CPU_COUNT(&allowed));
 }
 
 const Settings& settings() {

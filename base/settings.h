@@ -50,8 +50,12 @@ struct SettingRow {
 const Settings& settings();
 const std::vector<SettingRow>& setting_rows();
 
-// The same from any environment, for tests. `get` returns null where a variable is unset; an empty
-// one counts as unset.
+// Kernels to compile at once: `requested` where above 0, else MOEJIT_NUM_COMPILE_JOBS, else one per
+// core of the affinity mask. At least 1.
+int32_t compile_jobs(int32_t requested = 0);
+
+// As settings() from any environment, for tests. `get` returns null where a variable is unset; an
+// empty one counts as unset.
 using EnvironmentReader = std::function<const char*(const char*)>;
 Settings read_settings(const EnvironmentReader& get, std::vector<SettingRow>* rows);
 

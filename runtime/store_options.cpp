@@ -9,13 +9,19 @@ StoreOptions store_options(const Settings& settings, const std::string& cache_pa
   options.directory = cache_path.empty() ? settings.cache_dir : cache_path;
   options.read_only = settings.cache_path;
   options.max_bytes = settings.cache_size;
+  options.allow_shared = settings.cache_allow_shared;
+  options.allow_network = settings.cache_allow_network;
   switch (settings.cache) {
     case CacheMode::kOff:
       options.mode = StoreMode::kMemory;
       options.read_only.clear();
       break;
-    case CacheMode::kReadOnly: options.mode = StoreMode::kReadOnly; break;
-    case CacheMode::kReadWrite: options.mode = StoreMode::kReadWrite; break;
+    case CacheMode::kReadOnly:
+      options.mode = StoreMode::kReadOnly;
+      break;
+    case CacheMode::kReadWrite:
+      options.mode = StoreMode::kReadWrite;
+      break;
   }
   if (options.directory.empty() && options.mode != StoreMode::kMemory) {
     log_once(LogLevel::kWarning, "cache", "no directory",

@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
-#include <thread>
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/settings.h"
 #include "moejit/tuning.h"
 #include "runtime/library.h"
 #include "runtime/plan.h"
@@ -163,9 +163,7 @@ class Tuning {
     internal::SessionOptions options;
     if (request_.max_candidates > 0) options.max_candidates = request_.max_candidates;
     options.exhaustive = request_.exhaustive;
-    options.jobs = request_.jobs > 0
-                       ? request_.jobs
-                       : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    options.jobs = internal::compile_jobs(request_.jobs);
     if (request_.budget_s > 0) {
       // What is left is shared by the buckets that are left.
       options.seconds = std::max(0.5, (request_.budget_s - elapsed()) / (num_buckets_ - bucket_));
