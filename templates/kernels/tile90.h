@@ -5,7 +5,7 @@
 
 #include "kernels/combine.h"
 #include "kernels/route.h"
-#include "kernels/tile_walk.h"
+#include "kernels/tile_epilogue.h"
 
 namespace moe {
 
@@ -19,7 +19,6 @@ constexpr int kStageBytesB = kBn * 128;
 constexpr int kStageBytes90 = kStageBytesA + kStageBytesB;
 constexpr int kHalfN = kBn / 2;
 constexpr int kGroupN = kTransposed ? 64 : kHalfN;  // columns of one TMA box
-constexpr bool kPaired = kGated && !kInterleaved;   // first half gate columns, second half up columns
 constexpr int kHColumns = kGated ? kHalfN : kBn;    // columns of h of a tile
 constexpr int kGateTiles90 = ceil_div(kIntermediateSize, kHColumns);
 constexpr int kDownTiles90 = ceil_div(kHiddenSize, kBn);
@@ -150,76 +149,20 @@ MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, Ring& ring, f
   if (signals) mbar_arrive(s.empty + previous * 8);
 }
 
-// h of two neighbouring columns from accumulators of gate and up.
-MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, u32 warpgroup, const f32 (&acc)[kBn / 2]) {
-  const u32 lane = lane_id();
-  const int row0 = static_cast<int>(warpgroup * 64 + (warp_id() & 3u) * 16 + (lane >> 2));
-  u8* h = region(a, kRegion_h);
+template <bool kGateUp>
+MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, u32 warpgroup, const f32 (&acc)[kBn / 2]) {
+  const int row0 = static_cast<int>(warpgroup * 64 + (warp_id() & 3u) * 16 + (lane_id() >> 2));
   MOEJIT_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int r = row0 + half * 8;
     if (r >= tile.rows) continue;
-    const i64 row = tile.first_row + r;
-    f32 weight = 1.0f;
-    if constexpr (kWeightOnInput) weight = slot_weight(a, ldg_i32(plan_rows(a) + row));
-    u8* line = h + row * (kIntermediateSize * 2);
-    if constexpr (kGated && kInterleaved) {
-      // Columns alternate gate and up (or up and gate): one column of h per pair.
-      MOEJIT_UNROLL
-      for (int j = 0; j < kBn / 8; ++j) {
-        const int i = tile.n * kHColumns + j * 4 + static_cast<int>(lane & 3u);
-        if (i >= kIntermediateSize) continue;
-        f32 g = acc[j * 4 + half * 2 + (kUpFirst ? 1 : 0)] * weight;
-        f32 u = acc[j * 4 + half * 2 + (kUpFirst ? 0 : 1)] * weight;
-        if constexpr (kBias) {
-          g += bias13(a, tile.expert, gate_row(i));
-          u += bias13(a, tile.expert, up_row(i));
-        }
-        stg_u16(line + i * 2, from_f32(activate(g, u)));
-      }
+    if constexpr (kGateUp) {
+      constexpr int kFragments = (kPaired ? kHalfN : kBn) / 8;
+      finish_gate_up_row<kFragments>(a, tile, r, tile.n * (kPaired ? kHalfN : kBn), [&](int j, int c, bool up) {
+        return acc[(j + (up ? kHalfN / 8 : 0)) * 4 + half * 2 + c];
+      });
     } else {
-      MOEJIT_UNROLL
-      for (int j = 0; j < kHColumns / 8; ++j) {
-        const int i = tile.n * kHColumns + j * 8 + static_cast<int>(lane & 3u) * 2;
-        if (i >= kIntermediateSize) continue;
-        f32 v[2];
-        MOEJIT_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          f32 g = acc[j * 4 + half * 2 + c] * weight;
-          f32 u = kGated ? acc[(j + (kGated ? kHalfN / 8 : 0)) * 4 + half * 2 + c] * weight : 0.0f;
-          if constexpr (kBias) {
-            g += bias13(a, tile.expert, gate_row(i + c));
-            if constexpr (kGated) u += bias13(a, tile.expert, up_row(i + c));
-          }
-          v[c] = activate(g, u);
-        }
-        stg_u32(line + i * 2, pack2(v[0], v[1]));
-      }
-    }
-  }
-}
-
-MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, u32 warpgroup, const f32 (&acc)[kBn / 2]) {
-  const u32 lane = lane_id();
-  const int row0 = static_cast<int>(warpgroup * 64 + (warp_id() & 3u) * 16 + (lane >> 2));
-  u8* y = region(a, kRegion_y);
-  MOEJIT_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const int r = row0 + half * 8;
-    if (r >= tile.rows) continue;
-    const i64 slot = ldg_i32(plan_rows(a) + tile.first_row + r);
-    const f32 weight = kWeightOnInput ? 1.0f : slot_weight(a, slot);
-    u8* line = y + slot * kHiddenSize * 4;
-    MOEJIT_UNROLL
-    for (int j = 0; j < kBn / 8; ++j) {
-      const int column = tile.n * kBn + j * 8 + static_cast<int>(lane & 3u) * 2;
-      if (column >= kHiddenSize) continue;
-      f32 lo = acc[j * 4 + half * 2], hi = acc[j * 4 + half * 2 + 1];
-      if constexpr (kBias) {
-        lo += load_element(a.b2, static_cast<i64>(tile.expert) * kHiddenSize + column);
-        hi += load_element(a.b2, static_cast<i64>(tile.expert) * kHiddenSize + column + 1);
-      }
-      stg_f32x2(line + column * 4, {lo * weight, hi * weight});
+      finish_down_row<kBn / 8>(a, tile, r, tile.n * kBn, [&](int j, int c) { return acc[j * 4 + half * 2 + c]; });
     }
   }
 }
@@ -252,11 +195,7 @@ MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMap* map) {
       const Tile tile = locate_tile(a, item, kTiles);
       f32 acc[kBn / 2];
       multiply_tile<kBlocksK>(s, warpgroup - 1, ring, acc);
-      if constexpr (kGateUp) {
-        finish_gate_up(a, tile, warpgroup - 1, acc);
-      } else {
-        finish_down(a, tile, warpgroup - 1, acc);
-      }
+      finish_tile<kGateUp>(a, tile, warpgroup - 1, acc);
     }
   }
 }
