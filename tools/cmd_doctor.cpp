@@ -5,6 +5,7 @@
 #include "base/settings.h"
 #include "moejit/moejit.h"
 #include "tools/command.h"
+#include "tools/matrix.h"
 
 namespace moejit::tools {
 namespace {
@@ -35,7 +36,10 @@ struct Readiness {
 };
 
 class Doctor : public Command {
-  void declare(OptionSet&) override {}
+  void declare(OptionSet& options) override {
+    options.flag("--matrix", &matrix_, "What each kernel family supports, on whatever machine");
+    options.flag("--markdown", &markdown_, "The matrix as the README shows it");
+  }
 
   // Devices and facts of one backend as rows.
   Readiness examine(const internal::Backend& backend, Table* table) {
@@ -59,6 +63,8 @@ class Doctor : public Command {
   }
 
   ExitCode run(Context& context) override {
+    if (markdown_) return context.print_text(support_matrix().markdown());
+    if (matrix_) return context.print(support_matrix());
     Table table({{"backend", "backend"}, {"kind", "kind"}, {"name", "name"}, {"value", "value"}});
     bool any = false;
     std::string ready;
@@ -79,6 +85,8 @@ class Doctor : public Command {
     return context.fail(
         Status(StatusCode::kUnavailable, "no device here can compile and run kernels"));
   }
+
+  bool matrix_ = false, markdown_ = false;
 };
 
 }  // namespace

@@ -53,8 +53,7 @@ void LayerSelector::declare(OptionSet& options) {
   options.value("-H,--hidden", "H", &hidden_, "Hidden size");
   options.value("-I,--intermediate", "I", &intermediate_, "Intermediate size of one expert");
   options.value("--dtype", "TYPE", &dtype_, "f32, bf16 or f16");
-  options.value("--activation", "NAME", &activation_,
-                "silu, gelu, gelu_tanh, relu2, swiglu_oai or silu_clamp");
+  options.value("--activation", "NAME", &activation_, "As in docs/cli.md: silu, gelu, ...");
   options.value("--tp", "N", &tp_, "The layer as one of N tensor-parallel ranks holds it");
 }
 
