@@ -6,11 +6,12 @@
 #include <string_view>
 #include <vector>
 
-#include "moejit/export.h"
 #include "moejit/status.h"
 
+// The shared library exports what is declared from here to the pop.
+#pragma GCC visibility push(default)
 namespace moejit {
-inline namespace v1 MOEJIT_API {
+inline namespace v1 {
 
 // Enum values are persistent (C ABI, cache keys): append only.
 enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
@@ -20,10 +21,17 @@ enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
 //   kGelu       0.5*g*(1+erf(g/sqrt(2))) * u
 //   kGeluTanh   0.5*g*(1+tanh(sqrt(2/pi)*(g+0.044715*g^3))) * u
 //   kRelu2      max(g,0)^2 * u
-//   kSwigluOai  (min(g,limit)) * sigmoid(alpha*min(g,limit)) * (clamp(u,-limit,limit)+1)   [gpt-oss]
-//   kSiluClamp  silu(min(g,limit)) * clamp(u,-limit,limit)                                  [DeepSeek-V4]
+//   kSwigluOai  (min(g,limit)) * sigmoid(alpha*min(g,limit)) * (clamp(u,-limit,limit)+1) [gpt-oss]
+//   kSiluClamp  silu(min(g,limit)) * clamp(u,-limit,limit) [DeepSeek-V4]
 // With `gated` false there is no u and the product is left out; kSwigluOai then is not allowed.
-enum class Activation : int32_t { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu2 = 3, kSwigluOai = 4, kSiluClamp = 5 };
+enum class Activation : int32_t {
+  kSilu = 0,
+  kGelu = 1,
+  kGeluTanh = 2,
+  kRelu2 = 3,
+  kSwigluOai = 4,
+  kSiluClamp = 5
+};
 
 enum class Scoring : int32_t { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2 };
 enum class RouterOrder : int32_t { kScoreThenTopk = 0, kTopkThenScore = 1 };
@@ -59,10 +67,11 @@ struct RouterConfig {
 //   routed ones; topk_ids never names them (an id >= E is "not mine", as everywhere).
 //   weight_on_input: the routing weight scales x, hence the result of the first product before
 //   its bias, and not the expert's output (Llama-4).
-// Products accumulate in f32; h is rounded to `dtype` between the two products; out is rounded once.
+// Products accumulate in f32; h is rounded to `dtype` between the two products; out is rounded
+// once.
 struct MoeConfig {
-  int32_t num_experts = 0;        // 1..1024, with shared experts at most 1024
-  int32_t top_k = 0;              // 1..32, at most num_experts
+  int32_t num_experts = 0;  // 1..1024, with shared experts at most 1024
+  int32_t top_k = 0;        // 1..32, at most num_experts
   // H: a row of H elements is a multiple of 16 bytes, H at most 2^24
   int32_t hidden_size = 0;
   int32_t intermediate_size = 0;  // I: likewise; w13 and w2 together take at most 2^47 bytes
@@ -123,8 +132,8 @@ const std::vector<ModelPreset>& model_presets();
 Result<ModelPreset> find_model_preset(std::string_view name);
 
 // The layer as one of `tp` tensor-parallel ranks holds it: intermediate_size / tp, all else the
-// same. The ranks' outputs are summed by the caller, so where `bias` one rank alone passes b2 and the
-// others zeros. kInvalidArgument where tp does not divide the width into rows of 16 bytes.
+// same. The ranks' outputs are summed by the caller, so where `bias` one rank alone passes b2 and
+// the others zeros. kInvalidArgument where tp does not divide the width into rows of 16 bytes.
 Result<MoeConfig> shard_tensor_parallel(const MoeConfig& config, int32_t tp);
 
 // Reads a Hugging Face config.json (its text) into the layer of routed experts that it describes,
@@ -135,3 +144,4 @@ Result<MoeConfig> config_from_hf_json(std::string_view text);
 
 }  // namespace v1
 }  // namespace moejit
+#pragma GCC visibility pop

@@ -16,11 +16,12 @@
 #include <vector>
 
 #include "moejit/config.h"
-#include "moejit/export.h"
 #include "moejit/status.h"
 
+// The shared library exports what is declared from here to the pop.
+#pragma GCC visibility push(default)
 namespace moejit {
-inline namespace v1 MOEJIT_API {
+inline namespace v1 {
 
 // What get_kernel may do when the cache has no tuned choice.
 enum class Policy : int32_t {
@@ -148,3 +149,4 @@ void set_log_callback(LogCallback callback, void* user);
 
 }  // namespace v1
 }  // namespace moejit
+#pragma GCC visibility pop

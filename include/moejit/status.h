@@ -7,10 +7,10 @@
 #include <string>
 #include <utility>
 
-#include "moejit/export.h"
-
+// The shared library exports what is declared from here to the pop.
+#pragma GCC visibility push(default)
 namespace moejit {
-inline namespace v1 MOEJIT_API {
+inline namespace v1 {
 
 // Values are part of the C ABI: append only, never renumber.
 enum class StatusCode : int32_t {
@@ -96,6 +96,7 @@ class [[nodiscard]] Result {
 
 }  // namespace v1
 }  // namespace moejit
+#pragma GCC visibility pop
 
 // Internal spelling of early return; not part of the API.
 #define MOEJIT_RETURN_IF_ERROR(expr)                                                           \

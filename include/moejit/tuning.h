@@ -6,11 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "moejit/export.h"
 #include "moejit/moejit.h"
 
+// The shared library exports what is declared from here to the pop.
+#pragma GCC visibility push(default)
 namespace moejit {
-inline namespace v1 MOEJIT_API {
+inline namespace v1 {
 
 // Measured rates of a device; every share of a limit refers to these.
 struct DeviceLimits {
@@ -162,3 +163,4 @@ Result<DeviceLimits> device_limits(const std::string& device, DType dtype, bool 
 
 }  // namespace v1
 }  // namespace moejit
+#pragma GCC visibility pop
