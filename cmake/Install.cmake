@@ -2,6 +2,7 @@
 # module installs itself, beside the library in <libdir>/moejit.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
+option(MOEJIT_INSTALL "Install the library, its headers and its package files" ${PROJECT_IS_TOP_LEVEL})
 
 set(MOEJIT_EXPORTS_MAP ${CMAKE_CURRENT_LIST_DIR}/exports.map)
 target_link_options(moejit PRIVATE -Wl,--version-script=${MOEJIT_EXPORTS_MAP} -Wl,-z,defs)
@@ -10,6 +11,10 @@ if(MOEJIT_SANITIZE)
   target_link_options(moejit PRIVATE -Wl,-z,undefs)
 endif()
 set_target_properties(moejit PROPERTIES LINK_DEPENDS ${MOEJIT_EXPORTS_MAP})
+
+if(NOT MOEJIT_INSTALL)
+  return()
+endif()
 
 install(TARGETS moejit EXPORT moejitTargets
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
