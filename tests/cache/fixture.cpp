@@ -27,8 +27,7 @@ void collect(int level, const char* message, void*) {
 }  // namespace
 
 CacheTest::CacheTest() {
-  const char* base = std::getenv("TMPDIR");
-  std::string pattern = join_path(base != nullptr ? base : "/tmp", "moejit-cache-XXXXXX");
+  std::string pattern = (std::filesystem::temp_directory_path() / "moejit-cache-XXXXXX").string();
   root_ = ::mkdtemp(pattern.data());
   directory_ = join_path(root_, "cache");
   set_log_sink(collect, nullptr);
