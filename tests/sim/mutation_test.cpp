@@ -31,7 +31,7 @@ struct Mutant {
 
 std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::string& arch,
                                 const std::string& family_name, const std::vector<std::string>& calls,
-                                int64_t tokens) {
+                                int64_t tokens, int64_t many) {
   std::vector<Mutant> mutants;
   const Family* family = find_family(family_name);
   EXPECT_NE(family, nullptr);
@@ -46,8 +46,16 @@ std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::stri
       for (size_t i = at; i < end; ++i) source.text[i] = ' ';
       const SimKernel kernel(arch, source);
       EXPECT_EQ(kernel.error(), "");
-      Problem problem = make_problem(config, {.tokens = tokens, .seed = 5, .routing = RoutingKind::kZipf});
-      mutants.push_back({call, line, number++, kernel.run(&problem)});
+      // Routed launches reach the router; the longer one the paths for many slots.
+      Problem routed =
+          make_problem(config, {.tokens = tokens, .seed = 5, .routing = RoutingKind::kFromLogits});
+      std::string verdict = kernel.run(&routed, true);
+      if (verdict.empty()) {
+        Problem longer =
+            make_problem(config, {.tokens = many, .seed = 6, .routing = RoutingKind::kZipf});
+        verdict = kernel.run(&longer);
+      }
+      mutants.push_back({call, line, number++, verdict});
     }
   }
   return mutants;
@@ -67,28 +75,30 @@ void expect_found(const std::vector<Mutant>& mutants, size_t least) {
   EXPECT_GE(found * 10, mutants.size() * least) << found << " of " << mutants.size();
 }
 
-const std::vector<std::string> kCalls = {"block_sync(",  "warp_sync(",          "grid_wait(",
-                                         "mbar_wait(",   "cp_async_wait<",      "fence_proxy_async(",
-                                         "wgmma_wait<",  "wgmma_fence(",        "bar_sync(",
-                                         "mbar_arrive(", "cp_async_arrive_noinc("};
+const std::vector<std::string> kAmpere = {"block_sync(", "warp_sync(", "cp_async_wait<", "bar_sync("};
+const std::vector<std::string> kHopper = {
+    "block_sync(",       "warp_sync(",   "cp_async_wait<", "bar_sync(",   "grid_wait(",
+    "mbar_wait(",        "wgmma_wait<",  "wgmma_fence(",   "mbar_arrive(", "cp_async_arrive_noinc(",
+    "fence_proxy_async("};
 
-const moejit::MoeConfig kConfig{.num_experts = 4,
-                                .top_k = 2,
-                                .hidden_size = 320,
-                                .intermediate_size = 192,
-                                .dtype = moejit::DType::kBF16,
-                                .router = {}};
+moejit::MoeConfig layer(int32_t hidden, int32_t intermediate) {
+  return {.num_experts = 4,
+          .top_k = 2,
+          .hidden_size = hidden,
+          .intermediate_size = intermediate,
+          .dtype = moejit::DType::kBF16,
+          .router = {.correction_bias = true, .n_group = 2, .topk_group = 1}};
+}
 
 TEST(SimMutation, Tile90) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
-  expect_found(run_mutants(kConfig, "sm_90a", "cuda_tile90", kCalls, 40), 7);
+  expect_found(run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 40, 70), 8);
 }
 
 TEST(SimMutation, Stream) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
-  for (const char* arch : {"sm_80", "sm_90a"}) {
-    expect_found(run_mutants(kConfig, arch, "cuda_stream", kCalls, 6), 7);
-  }
+  expect_found(run_mutants(layer(136, 72), "sm_80", "cuda_stream", kAmpere, 6, 515), 8);
+  expect_found(run_mutants(layer(136, 72), "sm_90a", "cuda_stream", kHopper, 6, 515), 8);
 }
 
 }  // namespace
