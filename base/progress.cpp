@@ -67,7 +67,7 @@ int Progress::columns() const {
   return 80;
 }
 
-void Progress::update(const std::function<std::string()>& text) {
+void Progress::update(const std::function<std::string()>& text, bool always) {
   if (mode_ == ProgressMode::kNone) return;
   std::lock_guard<std::mutex> lock(mutex_);
   const auto period = mode_ == ProgressMode::kLine    ? std::chrono::milliseconds(100)
@@ -75,7 +75,7 @@ void Progress::update(const std::function<std::string()>& text) {
                                                       : std::chrono::milliseconds(1000);
   const auto now = clock_();
   const bool first = !shown_ && mode_ != ProgressMode::kPlain;
-  if (!first && now - last_ < period) return;
+  if (!first && !always && now - last_ < period) return;
   last_ = now;
   shown_ = true;
   if (mode_ == ProgressMode::kLine) {

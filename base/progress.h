@@ -17,7 +17,7 @@ enum class ProgressMode : int32_t {
   kAuto = 0,   // kLine where stderr is a terminal that can move its cursor, else kPlain
   kLine = 1,   // one line, rewritten at most ten times a second
   kPlain = 2,  // a new line every ten seconds
-  kJson = 3,   // a JSON object on a line of its own, every second
+  kJson = 3,   // a JSON object on a line of its own, every second and at every step
   kNone = 4,
 };
 Result<ProgressMode> progress_mode_from_string(std::string_view name);
@@ -34,7 +34,8 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   ProgressMode mode() const { return mode_; }  // resolved: never kAuto
-  void update(const std::function<std::string()>& text);
+  // `always` shows it whatever the time: for steps that a reader of kJson counts on.
+  void update(const std::function<std::string()>& text, bool always = false);
   // Removes the line, so that other output starts at the margin; the next update draws it again.
   void clear();
   // A message of its own, above the line.

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstdio>
+#include <tuple>
 
 #include "base/json_util.h"
 #include "moejit/tuning.h"
@@ -154,10 +155,14 @@ class Tune : public Command {
     internal::Progress& progress = context.progress();
     const std::string layer = short_name(request_.config);
     int32_t buckets = static_cast<int32_t>(request_.tokens.size());
+    std::tuple<int32_t, TuneStage, int32_t> last_step = {-1, TuneStage::kProbe, 0};
     request_.progress = [&](const TuneProgress& p) {
       buckets = p.num_buckets;
       const bool json = progress.mode() == internal::ProgressMode::kJson;
-      progress.update([&] { return json ? progress_json(p) : progress_text(p, layer); });
+      const auto step = std::make_tuple(p.bucket, p.stage, p.done);
+      progress.update([&] { return json ? progress_json(p) : progress_text(p, layer); },
+                      /*always=*/json && step != last_step);
+      last_step = step;
       return !Interruptible::requested();
     };
     const Interruptible interruptible(
