@@ -1,8 +1,5 @@
 // verify, and its repair: what can still be read is worth more than a clean start, because a
 // selection stands for minutes of measuring.
-#include <sqlite3.h>
-
-#include <cstring>
 #include <set>
 
 #include "base/fs.h"
@@ -11,6 +8,7 @@
 #include "cache/evict.h"
 #include "cache/maintain.h"
 #include "cache/place.h"
+#include "cache/rescue.h"
 #include "cache/schema.h"
 
 namespace moejit::internal {
@@ -60,84 +58,6 @@ std::vector<int64_t> check_binaries(Db& db, VerifyReport* report) {
   return {damaged.begin(), damaged.end()};
 }
 
-struct Table {
-  const char* name;
-  const char* columns;
-  const char* order;
-};
-// Parents before children.
-constexpr Table kTables[] = {
-    {"toolchain", "tc_id, name, first_seen", "tc_id"},
-    {"env", "env_id, env_hash, json, limits_json, limits_at", "env_id"},
-    {"policy", "policy_id, policy_hash, json", "policy_id"},
-    {"problem", "prob_id, family, tokens, json", "prob_id"},
-    {"session", "sess_id, uuid, started_at", "sess_id"},
-    {"blob", "blob_id, sha256, codec, raw_size, data", "blob_id"},
-    {"artifact",
-     "art_id, art_key, source, tc_id, backend, arch, format, schedule, config, log, registers,"
-     " spill_bytes, shared_bytes, compile_ms, blob_id, seal, created_at, last_used_at",
-     "art_id"},
-    {"selection",
-     "prob_id, env_id, policy_id, generator, schedule, source, tc_id, how, median_s, predicted_s,"
-     " floor_s, error, versus_default, candidates, note, decided_at",
-     "prob_id"},
-    {"measurement",
-     "meas_id, prob_id, env_id, policy_id, sess_id, schedule, source, tc_id, stage, status,"
-     " median_s, p20_s, p80_s, samples, predicted_s, floor_s, error, note, at",
-     "meas_id"},
-    {"history",
-     "hist_id, prob_id, env_id, policy_id, generator, schedule, source, tc_id, how, median_s,"
-     " versus_default, candidates, note, at",
-     "hist_id"},
-};
-
-// Copies rows in one direction until the damage. Rows that are there already, or that break a
-// rule, are skipped.
-int64_t copy_rows(sqlite3* from, sqlite3* to, const Table& table, const char* direction) {
-  const std::string columns = table.columns;
-  const std::string select =
-      "SELECT " + columns + " FROM " + table.name + " ORDER BY " + table.order + " " + direction;
-  int count = 1;
-  for (const char c : columns) count += c == ',';
-  std::string insert =
-      std::string("INSERT OR IGNORE INTO ") + table.name + "(" + columns + ") VALUES(";
-  for (int i = 1; i <= count; ++i) insert += (i > 1 ? ",?" : "?") + std::to_string(i);
-  insert += ")";
-  sqlite3_stmt *read = nullptr, *write = nullptr;
-  int64_t copied = 0;
-  if (sqlite3_prepare_v2(from, select.c_str(), -1, &read, nullptr) == SQLITE_OK &&
-      sqlite3_prepare_v2(to, insert.c_str(), -1, &write, nullptr) == SQLITE_OK) {
-    while (sqlite3_step(read) == SQLITE_ROW) {
-      for (int i = 0; i < count; ++i)
-        sqlite3_bind_value(write, i + 1, sqlite3_column_value(read, i));
-      if (sqlite3_step(write) == SQLITE_DONE) copied += sqlite3_changes64(to);
-      sqlite3_reset(write);
-    }
-  }
-  sqlite3_finalize(read);
-  sqlite3_finalize(write);
-  return copied;
-}
-
-// Rows whose parents were lost would point nowhere.
-void drop_danglers(Db& db) {
-  for (const char* statement :
-       {"UPDATE artifact SET blob_id = NULL WHERE blob_id NOT IN (SELECT blob_id FROM blob)",
-        "DELETE FROM artifact WHERE tc_id NOT IN (SELECT tc_id FROM toolchain)",
-        "DELETE FROM selection WHERE prob_id NOT IN (SELECT prob_id FROM problem)"
-        " OR env_id NOT IN (SELECT env_id FROM env) OR policy_id NOT IN"
-        " (SELECT policy_id FROM policy) OR tc_id NOT IN (SELECT tc_id FROM toolchain)",
-        "DELETE FROM measurement WHERE prob_id NOT IN (SELECT prob_id FROM problem)"
-        " OR env_id NOT IN (SELECT env_id FROM env) OR policy_id NOT IN"
-        " (SELECT policy_id FROM policy) OR tc_id NOT IN (SELECT tc_id FROM toolchain)"
-        " OR sess_id NOT IN (SELECT sess_id FROM session)",
-        "DELETE FROM history WHERE prob_id NOT IN (SELECT prob_id FROM problem)"
-        " OR env_id NOT IN (SELECT env_id FROM env) OR policy_id NOT IN"
-        " (SELECT policy_id FROM policy) OR tc_id NOT IN (SELECT tc_id FROM toolchain)"}) {
-    db.exec(statement);
-  }
-}
-
 Status rebuild(const std::string& directory, const CachePlace& place, VerifyReport* report) {
   FileLock alone;
   if (alone.acquire(join_path(directory, kConnectedLock), LockKind::kExclusive, kAloneWait) !=
@@ -156,25 +76,8 @@ Status rebuild(const std::string& directory, const CachePlace& place, VerifyRepo
   auto fresh = OpenPlace::open(place, Access::kWrite);
   if (!fresh.ok()) return fresh.status();
   Db& to = (*fresh)->db();
-  int code = 0;
-  std::string message;
-  const std::unique_ptr<Db> from =
-      Db::open(report->kept_as, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, 0, &code, &message);
   report->rebuilt = true;
-  if (from == nullptr) return {};
-  to.exec("PRAGMA foreign_keys=OFF");
-  {
-    Transaction transaction(to);
-    for (const Table& table : kTables) {
-      // The triggers of `selection` have written history of their own.
-      if (std::strcmp(table.name, "history") == 0) to.exec("DELETE FROM history");
-      report->rescued += copy_rows(from->handle(), to.handle(), table, "ASC");
-      report->rescued += copy_rows(from->handle(), to.handle(), table, "DESC");
-    }
-    drop_danglers(to);
-    transaction.commit();
-  }
-  to.exec("PRAGMA foreign_keys=ON");
+  report->rescued = rescue_rows(report->kept_as, to, {.binaries = true, .seconds = 3600});
   VerifyReport again;
   const std::vector<int64_t> damaged = check_binaries(to, &again);
   Transaction transaction(to);

@@ -13,6 +13,7 @@
 
 #include "base/fs.h"
 #include "cache/database_files.h"
+#include "cache/rescue.h"
 #include "cache/schema.h"
 
 namespace moejit::internal {
@@ -330,10 +331,10 @@ void recover_user_db(UserDb* user, const UserDbOptions& options) {
   int code = 0;
   connect(user, options, &code);
   user->locks_work = user->access == Access::kWrite;
-  if (!moved.empty()) {
-    user->notes.push_back(user->path + " was damaged; it is kept as " + moved +
-                          " and a new one was started");
-  }
+  if (moved.empty()) return;
+  const int64_t rescued = user->access == Access::kWrite ? rescue_rows(moved, *user->db, {}) : 0;
+  user->notes.push_back(user->path + " was damaged; it is kept as " + moved + ", and " +
+                        std::to_string(rescued) + " of its rows went over to a new one");
 }
 
 std::unique_ptr<Db> open_read_only_db(const std::string& path, bool allow_shared,

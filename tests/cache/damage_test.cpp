@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/fs.h"
+#include "cache/inspect.h"
 #include "failure.h"
 
 namespace moejit::internal {
@@ -118,6 +119,77 @@ TEST_F(DamageTest, CorruptPageWhileOpenIsRecovered) {
   EXPECT_EQ(store->degraded(), "");
   expect_serves(*store);
   EXPECT_EQ(count_bad(), 1);
+}
+
+TEST_F(DamageTest, WhatWasMeasuredSurvivesTheReplacementOfADamagedFile) {
+  fill(40);
+  {
+    const auto store = open();
+    store->record(measurement_of("{\"kept\":1}", 1e-5));
+    store->set_limits("{\"cpu\":1}", {"{\"bw\":1}", 5});
+  }
+  sql(db(), "PRAGMA wal_checkpoint(TRUNCATE)");
+  // One page in the midst of the binaries.
+  const StoredBinary binary = binary_of(20);
+  const size_t at =
+      read_file(db())->find(std::string(binary.bytes.begin() + 99, binary.bytes.begin() + 140));
+  ASSERT_NE(at, std::string::npos);
+  overwrite(db(), static_cast<int64_t>(at / 8192 * 8192), std::string(8192, 'Z'));
+  take_log();
+  const auto store = open();
+  for (int n = 0; n < 40; ++n) store->find_binary(key_of(n));
+  EXPECT_EQ(count_bad(), 1);
+  EXPECT_EQ(store->degraded(), "");
+  const auto selection = store->find_selection(measurement_key(8), "generator-1");
+  ASSERT_TRUE(selection.has_value());
+  EXPECT_EQ(selection->schedule, "{\"kept\":1}");
+  EXPECT_EQ(store->measurements(measurement_key()).size(), 1u);
+  EXPECT_TRUE(store->limits("{\"cpu\":1}").has_value());
+  EXPECT_EQ(sql(db(), "SELECT count(*) FROM history"), "1");
+  EXPECT_EQ(sql(db(), "PRAGMA integrity_check"), "ok");
+  EXPECT_EQ(sql(db(), "PRAGMA foreign_key_check"), "");
+  expect_serves(*store);
+}
+
+TEST_F(DamageTest, RandomDamageOfAPackIsALayerLeftOutOrAMiss) {
+  fill(12);
+  const std::string pack = join_path(root_, "pack"), other = join_path(root_, "other");
+  PackOptions all;
+  all.losers = true;
+  ASSERT_TRUE(pack_cache({directory_}, pack, all).ok());
+  const std::string intact = *read_file(pack);
+  std::mt19937 random(8);
+  const int rounds = test_level() >= 2 ? 1000 : 40;
+  for (int round = 0; round < rounds; ++round) {
+    std::string content = intact;
+    for (int i = 0; i < 1 << (round % 9); ++i) {
+      size_t at = random() % content.size();
+      if (random() % 2) at = at / 8192 * 8192 + random() % 40;
+      content[std::min(at, content.size() - 1)] = static_cast<char>(random());
+    }
+    ASSERT_TRUE(write_file(pack, content).ok());
+    StoreOptions o;
+    o.mode = StoreMode::kMemory;
+    o.read_only = {pack};
+    const auto store = Store::open(o);
+    for (int n = 0; n < 12; ++n) {
+      const auto found = store->find_binary(key_of(n));
+      if (found.has_value()) {
+        ASSERT_EQ(found->bytes, binary_of(n).bytes);
+      }
+    }
+    store->find_selection(measurement_key(8), "generator-1");
+    MergeOptions merge;
+    merge.cpu_code = true;
+    (void)merge_cache({other}, {pack}, merge);
+    (void)verify_cache({pack}, false);
+    (void)list_selections({pack});
+  }
+  if (path_exists(join_path(other, "moejit-v1.db"))) {
+    const auto report = verify_cache({other}, false);
+    ASSERT_TRUE(report.ok());
+    EXPECT_TRUE(report->ok());
+  }
 }
 
 TEST_F(DamageTest, TruncatedAndEmptyFilesAreReplaced) {
