@@ -1,7 +1,7 @@
 // gpu_moe: correctness and speed of the GPU families at their real sizes, without the cache.
 //   gpu_moe check [--samples N]                every family on layers that use every config field
 //   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
-//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule JSON]
+//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"] [--entries 1]
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
 #include <atomic>
@@ -31,7 +31,7 @@ struct Arguments {
   std::vector<int64_t> tokens;
   int samples = 3, repeats = 20;
   double check_operations = 3e8;
-  bool routed = false;
+  bool entries = false;
 };
 
 double now() {
@@ -65,23 +65,23 @@ std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arg
                         std::mt19937* random) {
   std::vector<Built> list;
   const Target& target = device.info().target;
-  if (!args.schedule.empty()) {
-    auto schedule = Schedule::from_json(args.schedule);
+  for (size_t at = 0; at < args.schedule.size();) {
+    size_t end = args.schedule.find(';', at);
+    if (end == std::string::npos) end = args.schedule.size();
+    auto schedule = Schedule::from_json(args.schedule.substr(at, end - at));
+    at = end + 1;
     const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
-    if (family == nullptr) {
-      std::fprintf(stderr, "bad schedule\n");
-      return list;
-    }
-    if (auto why = family->why_not(config, target, *schedule)) {
-      std::fprintf(stderr, "%s\n", why->c_str());
-      return list;
+    const auto why = family != nullptr ? family->why_not(config, target, *schedule) : "not a schedule";
+    if (why) {
+      std::printf("%s\n", why->c_str());
+      continue;
     }
     Built b;
     b.family = family;
     b.schedule = *schedule;
     list.push_back(std::move(b));
-    return list;
   }
+  if (!args.schedule.empty()) return list;
   const std::vector<Schedule> legal = legal_schedules(config, target);
   for (const Family* family : families()) {
     if (!args.family.empty() && args.family != family->name()) continue;
@@ -209,6 +209,29 @@ int run_limits(const Device& device, std::FILE* json) {
   return 0;
 }
 
+// Each entry of each schedule alone, on what the last whole run left in the workspace.
+void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built, int repeats) {
+  for (const Built& b : built) {
+    if (!b.binary.ok()) continue;
+    auto whole = device.load(*b.binary, b.source);
+    if (!whole.ok() || !(*whole)->launch(load.args(0), nullptr).ok() || !device.synchronize().ok()) continue;
+    std::printf("  %s:", b.schedule.to_json().c_str());
+    for (const Entry& entry : b.source.entries) {
+      if (entry.when == When::kRouted) continue;
+      KernelSource one = b.source;
+      one.entries = {entry};
+      auto module = device.load(*b.binary, one);
+      if (!module.ok()) continue;
+      const Module& launchable = **module;
+      auto times = device.time([&](int, Stream s) { return launchable.launch(load.args(0), s); }, repeats);
+      if (!times.ok()) continue;
+      std::sort(times->begin(), times->end());
+      std::printf("  %s %.1f", entry.name.c_str(), (*times)[times->size() / 2] * 1e6);
+    }
+    std::printf("\n");
+  }
+}
+
 int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   const bench::Layer* layer = nullptr;
   const std::vector<bench::Layer> all = bench::layers();
@@ -298,6 +321,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     }
     std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds < b.seconds; });
     for (const Row& r : rows) std::printf("%s\n", r.text.c_str());
+    if (args.entries) time_entries(device, **load, built, args.repeats);
     std::fflush(stdout);
   }
   std::printf("(%s: %.1f s)\n", layer->name.c_str(), now() - begin);
@@ -320,6 +344,7 @@ int main(int argc, char** argv) {
     if (name == "--routing") args.routing = value;
     if (name == "--samples") args.samples = std::atoi(value.c_str());
     if (name == "--repeats") args.repeats = std::atoi(value.c_str());
+    if (name == "--entries") args.entries = value == "1";
     if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
     if (name == "--tokens") {
       for (size_t at = 0; at < value.size();) {
