@@ -147,6 +147,7 @@ class CacheShow : public Command {
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
     auto entry = internal::show_entry(*place, key_);
+    if (entry.status().code() == StatusCode::kNotFound) entry = by_source(*place, entry.status());
     if (!entry.ok()) return context.fail(entry.status());
     const bool rows =
         context.format == TableFormat::kCsv || context.format == TableFormat::kJsonLines;
@@ -154,6 +155,21 @@ class CacheShow : public Command {
     for (const auto& kernel : entry->artifact) add_kernel(&table, kernel);
     for (const auto& choice : entry->selection) add_choice(&table, choice);
     return context.print(rows ? table.facts_as_row() : table);
+  }
+
+  // `moejit explain` names a kernel by the digest of its source; of several compilers' the one used
+  // last is shown.
+  Result<internal::CacheEntry> by_source(const internal::CachePlace& place,
+                                         const Status& otherwise) {
+    auto kernels = internal::list_artifacts(place);
+    if (!kernels.ok()) return kernels.status();
+    for (internal::ArtifactInfo& kernel : *kernels) {
+      if (key_.size() < 4 || !kernel.source.starts_with(key_)) continue;
+      internal::CacheEntry entry;
+      entry.artifact.push_back(std::move(kernel));
+      return entry;
+    }
+    return otherwise;
   }
 
   PlaceSelector place_;
