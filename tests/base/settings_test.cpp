@@ -162,5 +162,16 @@ TEST(Settings, TheTableHoldsEveryVariableOfTheSources) {
   EXPECT_GT(files, 20);
 }
 
+TEST(Settings, TheDocumentHoldsTheTable) {
+  std::stringstream text;
+  text << std::ifstream(std::filesystem::path(MOEJIT_SOURCE_DIR) / "docs/env.md").rdbuf();
+  std::string want = "|---|---|---|\n";
+  for (const SettingRow& row : read({}).rows) {
+    const std::string default_text = *row.default_text == '\0' ? "(none)" : row.default_text;
+    want += std::string("| `") + row.name + "` | " + default_text + " | " + row.help + " |\n";
+  }
+  EXPECT_NE(text.str().find(want + "\n"), std::string::npos) << "docs/env.md should hold\n" << want;
+}
+
 }  // namespace
 }  // namespace moejit::internal
