@@ -80,6 +80,8 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
           "-mframe-pointer=none",
           "-nostdsysteminc",
           "-nobuiltininc",
+          "-disable-llvm-verifier",
+          "-discard-value-names",
           "-fno-use-cxa-atexit",
           "-Wall",
           "-Wno-unused-function"};
