@@ -38,7 +38,7 @@ Read read(const Environment& environment) {
 }
 
 TEST(Settings, DefaultsSayThatTheyAreDefaults) {
-  const Read r = read({{"HOME", "/home/u"}, {"MOEJIT_LOG", ""}});
+  const Read r = read({{"HOME", "/h"}, {"MOEJIT_LOG", ""}});
   EXPECT_EQ(r.settings.cache, CacheMode::kReadWrite);
   EXPECT_EQ(r.settings.cache_size, int64_t{2} << 30);
   EXPECT_EQ(r.settings.log, LogLevel::kWarning);
