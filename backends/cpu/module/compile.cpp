@@ -84,7 +84,8 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
           "-discard-value-names",
           "-fno-use-cxa-atexit",
           "-Wall",
-          "-Wno-unused-function"};
+          "-Wno-unused-function",
+          "-Wno-unused-const-variable"};  // the constants of a config are one block for all
   args.insert(args.end(), arch->args.begin(), arch->args.end());
   for (uint32_t i = 0; i < request.num_options; ++i) {
     if (refused_option(request.options[i])) {
