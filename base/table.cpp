@@ -222,7 +222,8 @@ std::vector<std::vector<std::string>> Table::text_cells(bool wide,
       if (std::isfinite(row[i].number())) largest = std::max(largest, std::fabs(row[i].number()));
     }
     const Scale scale = scale_for(column.unit, largest);
-    lines[0].push_back(*scale.name ? column.title + " " + scale.name : column.title);
+    const std::string gap = column.title.empty() || *scale.name == '\0' ? "" : " ";
+    lines[0].push_back(column.title + gap + scale.name);
     for (size_t r = 0; r < rows_.size(); ++r) {
       lines[r + 1].push_back(cell_text(rows_[r][i], column.unit, scale));
     }

@@ -63,7 +63,7 @@ Cell known_if_positive(double value);
 
 struct Column {
   std::string key;    // "median_s": the name in JSON and CSV
-  std::string title;  // "time": the heading for people; the unit is added
+  std::string title;  // "time": the heading for people; the unit is added, or is all of it
   Unit unit = Unit::kNone;
   bool wide = false;  // left out for people, unless asked for
 };
