@@ -28,7 +28,7 @@ constexpr bool kRenormalize = false;
 constexpr double kScalingFactor = 1.0;
 
 constexpr int kSched_column_block = 128;
-constexpr int kSched_prefetch = 1;
+constexpr int kSched_prefetch = 3;
 constexpr int kSched_row_block = 64;
 constexpr int kSched_token_block = 60;
 

@@ -18,6 +18,7 @@ Probe emit_cpu_probe(const Target& target, DType dtype) {
                 expand_template("cpu/probe.h");
   source.arch = target.arch;
   source.language = "c++";
+  source.options = {"-Wno-unused-const-variable"};
 
   Probe probe;
   probe.read = source;

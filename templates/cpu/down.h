@@ -27,14 +27,14 @@ static __attribute__((noinline)) void down_tile(const WElem* const* rows, const 
   MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) w[r] = rows[r];
   multiply<C>(w, hs, length, ahead, pass, passes, acc);
 
-  F sums[groups_of(C)];
+  F8 sums[groups_of(C)];
   reduce<C>(acc, sums);
   MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-    const F v = by_token(sums[g]);
-    MOEJIT_UNROLL for (int j = 0; j < kGroup; ++j) {
-      const int c = g * kGroup + j;
+    const F8 v = by_token(sums[g]);
+    MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
+      const int c = 2 * g + j;
       if (c >= C) break;
-      F4 y = {v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]};
+      F4 y = j == 0 ? __builtin_shufflevector(v, v, 0, 1, 2, 3) : __builtin_shufflevector(v, v, 4, 5, 6, 7);
       if constexpr (kBias) y += bias;
       if constexpr (!kWeightOnInput) y *= weights[c];
       float* to = acc_out + (i64)tokens[c] * kSched_column_block;
@@ -45,17 +45,16 @@ static __attribute__((noinline)) void down_tile(const WElem* const* rows, const 
 
 static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const* rows, i64 k,
                       i64 length, F4 bias, float* acc, const Ahead& ahead) {
-  const int passes = passes_of(unit.count);
-  for (int pass = 0; pass < passes; ++pass) {
-    const int begin = pass_begin(pass, passes, unit.count);
-    const int count = pass_begin(pass + 1, passes, unit.count) - begin;
-    const i64 place = unit.first + begin;
+  const Tiling tiling = tiling_of(unit.count);
+  i64 place = unit.first;
+  for (int pass = 0; pass < tiling.passes; ++pass) {
+    const int count = tiling.size + (pass < tiling.larger);
     const int* tokens = ws.tokens + place;
     const float* weights = ws.weights + place;
     const XElem* h = ws.h + place * kHStride + k;
     switch (count) {
 #define MOEJIT_TILE(C) \
-  case C: down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, passes); break
+  case C: down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, tiling.passes); break
       MOEJIT_TILE(1);
       MOEJIT_TILE(2);
       MOEJIT_TILE(3);
@@ -66,24 +65,27 @@ static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const*
 #endif
 #undef MOEJIT_TILE
     }
+    place += count;
   }
 }
 
-// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `ahead` is
-// what follows the last tile.
+// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `following` is
+// where the weights are that come next, or null.
 static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin, i64 end,
                       i64 k, i64 length, const WElem* scratch, float* acc, const char* following) {
   const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
+  constexpr i64 kRowBytes = (i64)kIntermediateSize * sizeof(WElem);
   for (i64 n = begin; n < end; n += kTileRows) {
     const WElem* rows[kTileRows];
-    Ahead ahead = {{}, kTransposed ? 0 : length * (i64)sizeof(WElem)};
-    const bool last = n + kTileRows >= end;
-    if (last && !following) ahead.bytes = 0;
+    // The tile kSched_prefetch on from here, in this block of columns or in what follows it.
+    const i64 to = n + kSched_prefetch * kTileRows;
+    Ahead ahead = {{}, kTransposed || (to >= end && !following) ? 0 : length * (i64)sizeof(WElem)};
+    const char* next = to < end ? (const char*)(expert + to * kIntermediateSize + k)
+                                : following + (to - end) * kRowBytes;
     MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
       rows[r] = kTransposed ? scratch + (n - begin + r) * scratch_stride(kIntermediateSize) + k
                             : expert + (n + r) * kIntermediateSize + k;
-      ahead.row[r] = last ? following + r * (i64)kIntermediateSize * (i64)sizeof(WElem)
-                          : (const char*)(rows[r] + (i64)kTileRows * kIntermediateSize);
+      ahead.row[r] = next + r * kRowBytes;
     }
     F4 bias = {};
     if constexpr (kBias) {

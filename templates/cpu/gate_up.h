@@ -39,42 +39,47 @@ static __attribute__((noinline)) void gate_up_tile(const GateUpRows& rows, const
   MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) w[r] = rows.w[r];
   multiply<C>(w, xs, kHiddenSize, ahead, pass, passes, acc);
 
-  F sums[groups_of(C)];
+  F8 sums[groups_of(C)];
   reduce<C>(acc, sums);
   if constexpr (kWeightOnInput) {
     MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-      F scale = {};
-      MOEJIT_UNROLL for (int l = 0; l < kLanes; ++l) {
-        const int c = g * kGroup + l % kGroup;
-        scale[l] = weights[c < C ? c : C - 1];
-      }
-      sums[g] *= scale;
+      const float a = weights[2 * g], b = weights[2 * g + 1 < C ? 2 * g + 1 : 2 * g];
+      sums[g] *= F8{a, b, a, b, a, b, a, b};
     }
   }
   if constexpr (kGated) {
-    // Rows 0 and 1 are gates, 2 and 3 ups: halves of every group; two groups fill one vector.
-    constexpr int kLast = groups_of(C) - 1;
-    F g = lower_halves(sums[0], sums[kLast]);
-    F u = upper_halves(sums[0], sums[kLast]);
-    if constexpr (kBias) {
-      g += two_rows(rows.bias[0], rows.bias[1]);
-      u += two_rows(rows.bias[2], rows.bias[3]);
+    // Rows 0 and 1 are gates, 2 and 3 ups: halves of every group; two groups fill a vector of each.
+    MOEJIT_UNROLL for (int q = 0; q < groups_of(C); q += 2) {
+      const F8 first = sums[q], second = sums[q + 1 < groups_of(C) ? q + 1 : q];
+      F8 g = __builtin_shufflevector(first, second, 0, 1, 2, 3, 8, 9, 10, 11);
+      F8 u = __builtin_shufflevector(first, second, 4, 5, 6, 7, 12, 13, 14, 15);
+      if constexpr (kBias) {
+        const float* b = rows.bias;
+        g += F8{b[0], b[0], b[1], b[1], b[0], b[0], b[1], b[1]};
+        u += F8{b[2], b[2], b[3], b[3], b[2], b[2], b[3], b[3]};
+      }
+      const F8 v = activate(g, u);
+      XElem pairs[8];  // two elements of I for each of four tokens
+      store_x<8>(pairs, __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7));
+      typedef XElem Pair __attribute__((vector_size(2 * sizeof(XElem))));
+      MOEJIT_UNROLL for (int j = 0; j < 4; ++j) {
+        const int c = 2 * q + j;
+        if (c < C) store<Pair>(h + c * kHStride, load<Pair>(pairs + 2 * j));
+      }
     }
-    XElem pairs[2 * kLanes];
-    store_x<kLanes>(pairs, pairs_by_token(activate(g, u)));
-    typedef XElem Pair __attribute__((vector_size(2 * sizeof(XElem))));
-    MOEJIT_UNROLL for (int c = 0; c < C; ++c) store<Pair>(h + c * kHStride, load<Pair>(pairs + 2 * c));
   } else {
     MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-      F v = by_token(sums[g]);
+      F8 v = by_token(sums[g]);
       if constexpr (kBias) {
-        MOEJIT_UNROLL for (int l = 0; l < kLanes; ++l) v[l] += rows.bias[l % kTileRows];
+        const float* b = rows.bias;
+        v += F8{b[0], b[1], b[2], b[3], b[0], b[1], b[2], b[3]};
       }
-      XElem quads[kLanes];
-      store_x<kLanes>(quads, activate(v, F{}));
+      XElem quads[8];
+      store_x<8>(quads, activate(v, F8{}));
       typedef XElem Quad __attribute__((vector_size(4 * sizeof(XElem))));
-      MOEJIT_UNROLL for (int j = 0; j < kGroup; ++j) {
-        if (g * kGroup + j < C) store<Quad>(h + (g * kGroup + j) * kHStride, load<Quad>(quads + 4 * j));
+      MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
+        const int c = 2 * g + j;
+        if (c < C) store<Quad>(h + c * kHStride, load<Quad>(quads + 4 * j));
       }
     }
   }
@@ -83,19 +88,18 @@ static __attribute__((noinline)) void gate_up_tile(const GateUpRows& rows, const
 // All rows of the unit by the tile of rows at i.
 static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows& rows, i64 i,
                          const Ahead& ahead) {
-  const int passes = passes_of(unit.count);
+  const Tiling tiling = tiling_of(unit.count);
   const XElem* x = ws.plan->x;
   const i64 x_stride = ws.plan->x_stride;
-  for (int pass = 0; pass < passes; ++pass) {
-    const int begin = pass_begin(pass, passes, unit.count);
-    const int count = pass_begin(pass + 1, passes, unit.count) - begin;
-    const i64 place = unit.first + begin;
+  i64 place = unit.first;
+  for (int pass = 0; pass < tiling.passes; ++pass) {
+    const int count = tiling.size + (pass < tiling.larger);
     const int* tokens = ws.tokens + place;
     const float* weights = ws.weights + place;
     XElem* h = ws.h + place * kHStride + i;
     switch (count) {
 #define MOEJIT_TILE(C) \
-  case C: gate_up_tile<C>(rows, x, x_stride, tokens, weights, h, ahead, pass, passes); break
+  case C: gate_up_tile<C>(rows, x, x_stride, tokens, weights, h, ahead, pass, tiling.passes); break
       MOEJIT_TILE(1);
       MOEJIT_TILE(2);
       MOEJIT_TILE(3);
@@ -106,6 +110,7 @@ static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows
 #endif
 #undef MOEJIT_TILE
     }
+    place += count;
   }
 }
 
@@ -154,13 +159,16 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch) {
         if constexpr (kBias) rows.bias[r] = E::to_f32<1>(b13 + unit.expert * kW13Rows + row)[0];
       }
       Ahead ahead = {{}, 0};
-      if (!kTransposed) {
+      if (!kTransposed && kSched_prefetch != 0) {
+        // The tile kSched_prefetch on from here, in this task or the next.
         ahead.bytes = (i64)kHiddenSize * sizeof(WElem);
-        if (i + kTileI < end) {
-          point_ahead(ahead, expert, i + kTileI);
+        const i64 to = i + kSched_prefetch * kTileI;
+        if (to < end) {
+          point_ahead(ahead, expert, to);
         } else if (next_task < tasks) {
+          const i64 next_begin = next_task % kRowBlocks * kSched_row_block;
           point_ahead(ahead, w13 + ws.units[next_task / kRowBlocks].expert * kExpert,
-                      next_task % kRowBlocks * kSched_row_block);
+                      next_begin + (to - end));
         } else {
           ahead.bytes = 0;
         }

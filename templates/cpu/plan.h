@@ -8,7 +8,6 @@ namespace moejit_cpu {
 using moejit_abi::MoeArgs;
 
 constexpr int kTotalExperts = kNumExperts + kNumSharedExperts;
-constexpr int kPairs = kTopK + kNumSharedExperts;  // of one token
 
 // Rows [first, first + count) of the sorted pairs, all of one expert.
 struct Unit {

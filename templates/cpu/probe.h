@@ -44,7 +44,7 @@ extern "C" __attribute__((visibility("default"))) void probe_dot(const moejit_ab
                                                                   int worker, int) {
   using namespace moejit_cpu;
   F acc[kProbeAccumulators];
-  MOEJIT_UNROLL for (int a = 0; a < kProbeAccumulators; ++a) acc[a] = splat((float)a);
+  MOEJIT_UNROLL for (int a = 0; a < kProbeAccumulators; ++a) acc[a] = F{} + (float)a;
   alignas(64) XElem zeros[64] = {};
   auto w = Op::x(zeros);
   auto x = Op::x(zeros);

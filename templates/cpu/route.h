@@ -5,7 +5,7 @@
 
 namespace moejit_cpu {
 
-constexpr int kPaddedExperts = (kNumExperts + kLanes - 1) / kLanes * kLanes;
+constexpr int kPaddedExperts = (kNumExperts + 7) / 8 * 8;
 constexpr bool kScoreFirst = kRouterOrder == 0;
 
 // Order-preserving integer of a float: NaN below every number, -0 equal to +0.
@@ -23,16 +23,16 @@ MOEJIT_INLINE void score(float* values, int count) {
     float top = -__builtin_inff();
     for (int e = 0; e < count; ++e) top = values[e] > top ? values[e] : top;
     float sum = 0;
-    for (int e = 0; e < count; e += kLanes) {
-      store<F>(values + e, exp(load<F>(values + e) - splat(top)));
-      const int stop = count - e < kLanes ? count - e : kLanes;
+    for (int e = 0; e < count; e += 8) {
+      store<F8>(values + e, exp(load<F8>(values + e) - splat(top)));
+      const int stop = count - e < 8 ? count - e : 8;
       for (int l = 0; l < stop; ++l) sum += values[e + l];
     }
     for (int e = 0; e < count; ++e) values[e] /= sum;
   } else {
-    for (int e = 0; e < count; e += kLanes) {
-      const F v = load<F>(values + e);
-      store<F>(values + e, kScoring == kSigmoid ? sigmoid(v) : sqrt(softplus(v)));
+    for (int e = 0; e < count; e += 8) {
+      const F8 v = load<F8>(values + e);
+      store<F8>(values + e, kScoring == kSigmoid ? sigmoid(v) : sqrt(softplus(v)));
     }
   }
 }
@@ -86,7 +86,7 @@ static void route_token(const float* logits, const float* correction, int* ids, 
     }
   }
 
-  alignas(64) float values[(kTopK + kLanes - 1) / kLanes * kLanes] = {};
+  alignas(64) float values[(kTopK + 7) / 8 * 8] = {};
   for (int k = 0; k < kTopK; ++k) values[k] = scores[chosen[k].index];
   if constexpr (!kScoreFirst) score(values, kTopK);
   float sum = 1e-20f;
@@ -104,8 +104,8 @@ MOEJIT_INLINE void read_logits(const void* logits, i64 token, float* to) {
   typedef typename Element<kType>::T T;
   const T* from = (const T*)logits + token * kNumExperts;
   int e = 0;
-  for (; e + kLanes <= kNumExperts; e += kLanes) {
-    store<F>(to + e, Element<kType>::template to_f32<kLanes>(from + e));
+  for (; e + 8 <= kNumExperts; e += 8) {
+    store<F8>(to + e, Element<kType>::template to_f32<8>(from + e));
   }
   for (; e < kNumExperts; ++e) to[e] = Element<kType>::template to_f32<1>(from + e)[0];
 }

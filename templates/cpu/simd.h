@@ -24,10 +24,9 @@ constexpr int kTileTokens = 3;  // 4 x 3 accumulators, 3 of x, 1 of weights: all
 constexpr int kTileRows = 4;  // divides every H and I with 16-byte rows, so rows have no tail
 
 typedef float F __attribute__((vector_size(4 * kLanes)));
-typedef int I __attribute__((vector_size(4 * kLanes)));
 typedef u32 U __attribute__((vector_size(4 * kLanes)));
+typedef float F8 __attribute__((vector_size(32)));
 typedef float F4 __attribute__((vector_size(16)));
-typedef u32 U4 __attribute__((vector_size(16)));
 
 template <typename V>
 struct __attribute__((packed, may_alias)) Unaligned {
@@ -41,7 +40,6 @@ template <typename V>
 MOEJIT_INLINE void store(void* p, V v) {
   ((Unaligned<V>*)p)->v = v;
 }
-MOEJIT_INLINE F splat(float v) { return F{} + v; }
 
 // Element of a tensor, by DType: 0 f32, 1 bf16, 2 f16. `N` lanes at a time to and from f32.
 template <int kType>

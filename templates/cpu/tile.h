@@ -20,30 +20,27 @@ struct Ahead {
   i64 bytes;
 };
 
-MOEJIT_INLINE void prefetch(const char* p) {
-  // To the L2: the next tile's rows would push this tile's out of the L1.
-  if constexpr (kSched_prefetch == 2) {
-    __builtin_prefetch(p, 0, 3);
-  } else {
-    __builtin_prefetch(p, 0, 2);
-  }
-}
+// To the L2: the tiles to come would push this one out of the L1.
+MOEJIT_INLINE void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
 
-// acc += w[r][k] . x[c][k] over k < length. The tile is pass `pass` of `passes` over the same rows:
-// each prefetches its share of `ahead`, in address order, as DRAM likes it.
+// acc += w[r][k] . x[c][k] over k < length. The tile is one of several passes over the same rows:
+// the first one, two or four of them prefetch `ahead`, in address order, as DRAM likes it.
 template <int C>
 MOEJIT_INLINE void multiply(const WElem* const* w, const XElem* const* x, i64 length,
                             const Ahead& ahead, int pass, int passes, Acc<C>& acc) {
+  constexpr int kLines = kTileRows * kStep * (int)sizeof(WElem) / 64;  // that one step reads
+  constexpr int kOne = kLines < 1 ? 1 : kLines;
   const i64 whole = length / kStep;
   const i64 quarter = (whole + 3) / 4;
-  // Lines of a quarter's share, and how many to ask for in each step.
-  const i64 share = ((ahead.bytes + 63) / 64 + passes - 1) / passes;
-  const int per_step = quarter > 0 ? (int)((share + quarter - 1) / quarter) : 0;
+  // log2 of the passes that prefetch; each of a pass's quarters has its own piece of a row.
+  const int split = kSched_prefetch == 0 ? 0 : passes >= 4 && kOne >= 4 ? 2 : passes >= 2 && kOne >= 2 ? 1 : 0;
+  const int per_step = pass >> split || ahead.bytes == 0 ? 0 : kOne >> split;
+  const i64 piece_bytes = ((ahead.bytes >> split) + 63) & ~63ll;
   i64 k = 0;
   for (int part = 0; part < 4; ++part) {
     const i64 stop = (part == 3 ? whole : quarter * (part + 1) < whole ? quarter * (part + 1) : whole) * kStep;
     const int piece = part + 4 * pass;
-    const char* next = ahead.row[piece / passes] + (i64)(piece % passes) * share * 64;
+    const char* next = ahead.row[(piece >> split) & 3] + (piece & ((1 << split) - 1)) * piece_bytes;
     for (; k < stop; k += kStep) {
       if constexpr (kSched_prefetch != 0) {
 #pragma clang loop unroll(disable)
@@ -67,90 +64,52 @@ MOEJIT_INLINE void multiply(const WElem* const* w, const XElem* const* x, i64 le
   }
 }
 
-// Horizontal sums. A tile's results come as vectors of kGroup tokens: lane r * kGroup + c.
-constexpr int kGroup = kLanes / kTileRows;
-constexpr int groups_of(int tokens) { return (tokens + kGroup - 1) / kGroup; }
+// Horizontal sums, on 256 bits at any width: half of a 512-bit operation's cost once the upper half
+// is added. A tile's results come as vectors of two tokens: lane r * 2 + c.
+constexpr int groups_of(int tokens) { return (tokens + 1) / 2; }
 
+MOEJIT_INLINE F8 fold(F v) {
 #ifdef __AVX512F__
-// Four rows of one token to one vector: 128-bit part r holds four partial sums of row r.
-MOEJIT_INLINE F fold_rows(F a, F b, F c, F d) {
-  const F ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
-               __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
-  const F cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
-               __builtin_shufflevector(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
-  return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-         __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-}
-// Two partial sums of a next to two of b in every 128-bit part.
-MOEJIT_INLINE F fold_pair(F a, F b) {
-  return __builtin_shufflevector(a, b, 0, 1, 18, 19, 4, 5, 22, 23, 8, 9, 26, 27, 12, 13, 30, 31) +
-         __builtin_shufflevector(a, b, 2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
-}
-MOEJIT_INLINE F fold_last(F a, F b) {
-  return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
-         __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
-}
-// kGroup tokens, each folded by fold_rows.
-MOEJIT_INLINE F fold_tokens(const F* y) { return fold_last(fold_pair(y[0], y[1]), fold_pair(y[2], y[3])); }
-// Lane r * kGroup + c to c * kTileRows + r.
-MOEJIT_INLINE F by_token(F v) {
-  return __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-}
-MOEJIT_INLINE F lower_halves(F a, F b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-}
-MOEJIT_INLINE F upper_halves(F a, F b) {
-  return __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-}
-// In each half (two rows of kGroup tokens): lane r * kGroup + c to c * 2 + r.
-MOEJIT_INLINE F pairs_by_token(F v) {
-  return __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-}
-// v[l] for the value of lane l's row, where lanes are two rows of kGroup tokens in each half.
-MOEJIT_INLINE F two_rows(float a, float b) {
-  return F{a, a, a, a, b, b, b, b, a, a, a, a, b, b, b, b};
-}
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+         __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
-MOEJIT_INLINE F fold_rows(F a, F b, F c, F d) {
-  const F ac = __builtin_shufflevector(a, c, 0, 1, 2, 3, 12, 13, 14, 15) +
-               __builtin_shufflevector(a, c, 4, 5, 6, 7, 8, 9, 10, 11);
-  const F bd = __builtin_shufflevector(b, d, 0, 1, 2, 3, 12, 13, 14, 15) +
-               __builtin_shufflevector(b, d, 4, 5, 6, 7, 8, 9, 10, 11);
+  return v;
+#endif
+}
+
+// Four rows of one token: each 128-bit half holds two partial sums of two rows, in order.
+MOEJIT_INLINE F8 fold_rows(F8 a, F8 b, F8 c, F8 d) {
+  const F8 ac = __builtin_shufflevector(a, c, 0, 1, 2, 3, 12, 13, 14, 15) +
+                __builtin_shufflevector(a, c, 4, 5, 6, 7, 8, 9, 10, 11);
+  const F8 bd = __builtin_shufflevector(b, d, 0, 1, 2, 3, 12, 13, 14, 15) +
+                __builtin_shufflevector(b, d, 4, 5, 6, 7, 8, 9, 10, 11);
   return __builtin_shufflevector(ac, bd, 0, 1, 10, 11, 4, 5, 14, 15) +
          __builtin_shufflevector(ac, bd, 2, 3, 8, 9, 6, 7, 12, 13);
 }
-MOEJIT_INLINE F fold_tokens(const F* y) {
-  const F a = y[0], b = y[1];
-  return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-         __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-}
-MOEJIT_INLINE F by_token(F v) { return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7); }
-MOEJIT_INLINE F lower_halves(F a, F b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
-}
-MOEJIT_INLINE F upper_halves(F a, F b) {
-  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
-}
-MOEJIT_INLINE F pairs_by_token(F v) { return __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7); }
-MOEJIT_INLINE F two_rows(float a, float b) { return F{a, a, b, b, a, a, b, b}; }
-#endif
 
 template <int C>
-MOEJIT_INLINE void reduce(const Acc<C>& acc, F (&out)[groups_of(C)]) {
+MOEJIT_INLINE void reduce(const Acc<C>& acc, F8 (&out)[groups_of(C)]) {
   MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-    F y[kGroup];
-    MOEJIT_UNROLL for (int j = 0; j < kGroup; ++j) {
-      const int c = g * kGroup + j < C ? g * kGroup + j : C - 1;  // beyond the end: unused lanes
-      y[j] = fold_rows(acc.v[0][c], acc.v[1][c], acc.v[2][c], acc.v[3][c]);
+    F8 y[2];
+    MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
+      const int c = 2 * g + j < C ? 2 * g + j : C - 1;  // beyond the end: unused lanes
+      y[j] = fold_rows(fold(acc.v[0][c]), fold(acc.v[1][c]), fold(acc.v[2][c]), fold(acc.v[3][c]));
     }
-    out[g] = fold_tokens(y);
+    out[g] = __builtin_shufflevector(y[0], y[1], 0, 8, 2, 10, 4, 12, 6, 14) +
+             __builtin_shufflevector(y[0], y[1], 1, 9, 3, 11, 5, 13, 7, 15);
   }
 }
 
+// Lane r * 2 + c to c * 4 + r.
+MOEJIT_INLINE F8 by_token(F8 v) { return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7); }
+
 // Token tiles of a block: as few as can be, of sizes that differ by one at most.
-MOEJIT_INLINE int passes_of(int tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
-MOEJIT_INLINE int pass_begin(int pass, int passes, int tokens) {
-  return (int)((i64)tokens * pass / passes);
+struct Tiling {
+  int passes, size, larger;  // the first `larger` tiles have size + 1 tokens
+};
+MOEJIT_INLINE Tiling tiling_of(int tokens) {
+  const int passes = (tokens + kTileTokens - 1) / kTileTokens;
+  return {passes, tokens / passes, tokens % passes};
 }
 
 }  // namespace moejit_cpu
