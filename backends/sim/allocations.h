@@ -15,7 +15,8 @@ class Allocations {
  public:
   // 256-byte aligned, filled with NaN. Thread-safe.
   Result<std::shared_ptr<void>> allocate(size_t bytes);
-  // Bytes from `address` to the end of the allocation that holds it; 0 where none does. Thread-safe.
+  // Bytes from `address` to the end of the allocation that holds it; 0 where none does.
+  // Thread-safe.
   size_t bytes_after(const void* address) const;
 
  private:

@@ -2,9 +2,9 @@
 // vector for all of its threads.
 //
 // Every thread of a block is an agent with a time of its own. So is whatever works on a thread's
-// behalf and finishes later: its cp.async engine, each mbarrier (for the copies that complete on it)
-// and each warp's wgmma pipe. An access by agent a at time s is ordered before an observer exactly
-// when the observer's vector has at least s at a.
+// behalf and finishes later: its cp.async engine, each mbarrier (for the copies that complete on
+// it) and each warp's wgmma pipe. An access by agent a at time s is ordered before an observer
+// exactly when the observer's vector has at least s at a.
 #pragma once
 
 #include <cstdint>

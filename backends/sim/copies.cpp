@@ -86,12 +86,12 @@ void Engine::enqueue(Pending pending) {
   }
 }
 
-void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar,
-                       uint32_t line) {
+void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   thread->line = line;
-  if (bytes == 0 || bytes % 16 != 0 || dst % 16 != 0 || reinterpret_cast<uintptr_t>(src) % 16 != 0) {
+  if (bytes == 0 || bytes % 16 != 0 || dst % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(src) % 16 != 0) {
     fail(FindingKind::kCopyMisuse,
          where(thread, line) + "\n  bulk copy of " + std::to_string(bytes) +
              " bytes: size, source and destination must be multiples of 16");
@@ -204,18 +204,15 @@ void Engine::perform_tensor(const Pending& pending, Access access) {
   uint32_t linear = 0;
   for (uint32_t z = 0; z < planes; ++z) {
     const int64_t cz = map.rank > 2 ? int64_t{pending.at[2]} + z : 0;
-    const bool plane_inside =
-        map.rank < 3 || (cz >= 0 && static_cast<uint64_t>(cz) < map.dim[2]);
+    const bool plane_inside = map.rank < 3 || (cz >= 0 && static_cast<uint64_t>(cz) < map.dim[2]);
     for (uint32_t y = 0; y < map.box[1]; ++y, linear += inner) {
       const int64_t cy = int64_t{pending.at[1]} + y;
-      const bool inside =
-          plane_inside && cy >= 0 && static_cast<uint64_t>(cy) < map.dim[1];
+      const bool inside = plane_inside && cy >= 0 && static_cast<uint64_t>(cy) < map.dim[1];
       for (uint32_t chunk = 0; chunk < inner / 16; ++chunk) {
         alignas(16) char bytes[16] = {};
         const int64_t first = int64_t{pending.at[0]} + int64_t{chunk} * per_chunk;
         const int64_t begin = std::max<int64_t>(first, 0);
-        const int64_t end =
-            std::min<int64_t>(first + per_chunk, static_cast<int64_t>(map.dim[0]));
+        const int64_t end = std::min<int64_t>(first + per_chunk, static_cast<int64_t>(map.dim[0]));
         if (inside && begin < end) {
           const char* row = static_cast<const char*>(map.base) +
                             static_cast<uint64_t>(cy) * map.stride[1] +

@@ -6,7 +6,7 @@
 namespace moejit::internal::sim {
 
 struct Counters {
-  int64_t global_bytes = 0;   // read or written by any path
+  int64_t global_bytes = 0;  // read or written by any path
   int64_t shared_bytes = 0;
   int64_t instructions = 0;   // primitive calls of one warp count as 32, of one thread as 1
   int64_t barriers = 0;       // threads that arrived at a barrier of any kind

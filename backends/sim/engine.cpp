@@ -164,8 +164,7 @@ bool Engine::run_grid(const EntryPlan& entry) {
         resident_.erase(resident_.begin() + static_cast<ptrdiff_t>(i));
       }
       if (!progress && !advance()) {
-        fail_from_scheduler(FindingKind::kDeadlock,
-                            "no thread can go on; waiting:\n" + states());
+        fail_from_scheduler(FindingKind::kDeadlock, "no thread can go on; waiting:\n" + states());
         return false;
       }
     }
@@ -257,7 +256,8 @@ void Engine::thread_exit(Thread* thread) {
   const uint32_t index = thread->self.thread;
   for (Meeting* meeting : {&block->warps[index / 32], &block->groups[index / 128]}) {
     if (meeting->arrived > 0) {
-      fail(FindingKind::kDivergence, where(thread, 0) + " ends while lanes of its warp wait for it at " +
+      fail(FindingKind::kDivergence, where(thread, 0) +
+                                         " ends while lanes of its warp wait for it at " +
                                          line_of(meeting->line));
     }
   }

@@ -95,10 +95,10 @@ struct Thread {
     uint32_t line;
     Observer issued;
   };
-  std::deque<Copy> copies;            // issued and not performed (late timing)
+  std::deque<Copy> copies;  // issued and not performed (late timing)
   uint32_t copies_issued = 0;
   uint32_t copies_done = 0;
-  std::deque<uint32_t> copy_groups;   // copies_issued at each commit, for groups not waited for
+  std::deque<uint32_t> copy_groups;  // copies_issued at each commit, for groups not waited for
   // Fences around relaxed atomics.
   std::unique_ptr<Knowledge> released_by_fence;
   std::unique_ptr<Knowledge> acquired_by_fence;
@@ -148,8 +148,8 @@ struct Wgmma {
 struct Warpgroup {
   bool fenced = false;
   uint32_t issued = 0;
-  std::deque<uint32_t> groups;   // `issued` at each commit, for groups not waited for
-  std::deque<Wgmma> pending;     // not performed (late timing)
+  std::deque<uint32_t> groups;  // `issued` at each commit, for groups not waited for
+  std::deque<Wgmma> pending;    // not performed (late timing)
   uint32_t committed = 0;
   // In-flight accumulators by the address that thread 0 gave: their true values while the kernel
   // sees NaN.
@@ -165,12 +165,12 @@ struct Cluster {
 };
 
 struct Block {
-  uint32_t id = 0;       // in the grid
-  uint32_t uid = 0;      // in the launch
-  uint32_t rank = 0;     // in the cluster
+  uint32_t id = 0;    // in the grid
+  uint32_t uid = 0;   // in the launch
+  uint32_t rank = 0;  // in the cluster
   std::shared_ptr<Cluster> cluster;
   uint32_t alive = 0;
-  uint32_t agents = 0;   // size of its vectors
+  uint32_t agents = 0;  // size of its vectors
   uint32_t next_agent = 0;
   uint64_t known_at_exit = 0;
   bool triggered = false;
@@ -333,7 +333,7 @@ class Engine {
   std::vector<std::unique_ptr<Block>> resident_;
   std::vector<std::unique_ptr<Block>> spare_;
   std::deque<Pending> pending_;
-  uint32_t next_block_ = 0;   // how many blocks were started
+  uint32_t next_block_ = 0;  // how many blocks were started
   uint32_t most_resident_ = 1;
   uint64_t idle_rounds_ = 0;
   std::unordered_map<uintptr_t, Knowledge> sync_variables_;

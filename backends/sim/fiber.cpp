@@ -13,7 +13,8 @@ namespace moejit::internal::sim {
 namespace {
 
 constexpr uint64_t kCanary = 0x5afe57ac4b075eed;
-// Below the lowest stack of a slab, so that a small overflow is found by its canary and not by a crash.
+// Below the lowest stack of a slab, so that a small overflow is found by its canary and not by a
+// crash.
 constexpr size_t kSlabMargin = 64 << 10;
 constexpr size_t kStacksPerSlab = 64;
 constexpr size_t kSlabBytes = kSlabMargin + StackPool::kStackBytes * kStacksPerSlab;
@@ -67,7 +68,9 @@ moejit_sim_start:
 extern "C" void moejit_sim_switch(void** save, void* restore);
 extern "C" void moejit_sim_start();
 
-void switch_fiber(Fiber& from, Fiber& to) { moejit_sim_switch(&from.sp, to.sp); }
+void switch_fiber(Fiber& from, Fiber& to) {
+  moejit_sim_switch(&from.sp, to.sp);
+}
 
 void prepare_fiber(Fiber& fiber, void (*entry)(void*), void* argument) {
   std::memcpy(fiber.stack, &kCanary, sizeof kCanary);

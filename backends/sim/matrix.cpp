@@ -24,8 +24,8 @@ void Engine::ldmatrix(Meeting& meeting, Thread* first) {
       fail(FindingKind::kDivergence,
            where(thread, thread->line) + "\n  lanes ask for different ldmatrix forms");
     }
-    const char* row = shared_at(first->block, args->address, 16, 16,
-                                access_by(thread, thread->line, 0), thread);
+    const char* row =
+        shared_at(first->block, args->address, 16, 16, access_by(thread, thread->line, 0), thread);
     std::memcpy(values[i / 8][i % 8], row, 16);
   }
   for (uint32_t lane = 0; lane < 32; ++lane) {

@@ -118,10 +118,10 @@ void Engine::maybe_complete(Block* block, Mbar& mbar) {
 void Engine::complete_tx(Block* block, Mbar& mbar, uint32_t bytes) {
   mbar.tx -= bytes;
   if (mbar.tx < -kMostTx) {
-    fail(FindingKind::kBarrierMisuse,
-         "entry " + entry_->name + ", block " + std::to_string(block->id) +
-             "\n  the mbarrier at byte " + std::to_string(mbar.address - block->shared_base) +
-             " got more bytes than its tx-count holds");
+    fail(FindingKind::kBarrierMisuse, "entry " + entry_->name + ", block " +
+                                          std::to_string(block->id) + "\n  the mbarrier at byte " +
+                                          std::to_string(mbar.address - block->shared_base) +
+                                          " got more bytes than its tx-count holds");
   }
   maybe_complete(block, mbar);
 }
@@ -149,8 +149,8 @@ void Engine::mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line) {
 void Engine::acquire_phase(Thread* thread, Mbar& mbar) {
   if (!races_) return;
   Knowledge& know = thread->observer.know;
-  if (mbar.completed.foreign.empty() && know.fenced == mbar.completed.fenced &&
-      mbar.memo_out && know.vec == mbar.memo_in) {
+  if (mbar.completed.foreign.empty() && know.fenced == mbar.completed.fenced && mbar.memo_out &&
+      know.vec == mbar.memo_in) {
     know.vec = mbar.memo_out;
     know.entries |= mbar.completed.entries;
     return;
@@ -167,8 +167,8 @@ void Engine::mbar_wait(uint32_t bar, uint32_t parity, uint32_t line) {
   Block* block = thread->block;
   thread->line = line;
   if (parity > 1) {
-    fail(FindingKind::kBarrierMisuse, where(thread, line) + "\n  parity " +
-                                          std::to_string(parity) + " must be 0 or 1");
+    fail(FindingKind::kBarrierMisuse,
+         where(thread, line) + "\n  parity " + std::to_string(parity) + " must be 0 or 1");
   }
   Mbar& mbar = mbar_at(block, bar, access_by(thread, line, kAtomicAccess), thread);
   // The phase of that parity has completed exactly when the running one has the other parity.

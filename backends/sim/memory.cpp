@@ -22,8 +22,9 @@ char* Engine::shared_at(Block* block, uint32_t address, uint32_t bytes, uint32_t
   const uint32_t offset = address - block->shared_base;
   counters_.shared_bytes += bytes;
   const auto place = [&] {
-    return std::to_string(bytes) + " bytes at byte " + std::to_string(static_cast<int32_t>(offset)) +
-           " of shared memory, which has " + std::to_string(block->shared_bytes);
+    return std::to_string(bytes) + " bytes at byte " +
+           std::to_string(static_cast<int32_t>(offset)) + " of shared memory, which has " +
+           std::to_string(block->shared_bytes);
   };
   if (offset >= block->shared_bytes || block->shared_bytes - offset < bytes) {
     fail(FindingKind::kOutOfBounds, where(thread, access.line) + "\n  " + place());
@@ -77,10 +78,9 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
          where(thread, access.line) + "\n  " + describe_global(address, bytes));
   }
   if (address % align != 0) {
-    fail(FindingKind::kMisaligned, where(thread, access.line) + "\n  " +
-                                       describe_global(address, bytes) +
-                                       "; the address must be a multiple of " +
-                                       std::to_string(align));
+    fail(FindingKind::kMisaligned,
+         where(thread, access.line) + "\n  " + describe_global(address, bytes) +
+             "; the address must be a multiple of " + std::to_string(align));
   }
   const bool write = (access.flags & kWriteAccess) != 0;
   if (!region->writable) {
@@ -102,8 +102,8 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
     const Conflict conflict =
         region->shadow.record(offset, bytes, access, entry_of_block_, &earlier, &at);
     if (conflict != Conflict::kNone) {
-      fail_conflict(conflict, access, earlier,
-                    "byte " + std::to_string(at) + " of " + region->name, thread);
+      fail_conflict(conflict, access, earlier, "byte " + std::to_string(at) + " of " + region->name,
+                    thread);
     }
   }
   if (write) {
@@ -117,7 +117,8 @@ char* Engine::global_at(const void* pointer, size_t bytes, uint32_t align, const
 
 void Engine::load_shared(uint32_t address, void* value, uint32_t bytes, uint32_t line) {
   ++counters_.instructions;
-  const char* at = shared_at(current_->block, address, bytes, bytes, access_by(current_, line, 0), current_);
+  const char* at =
+      shared_at(current_->block, address, bytes, bytes, access_by(current_, line, 0), current_);
   std::memcpy(value, at, bytes);
 }
 
@@ -137,8 +138,8 @@ uint32_t Engine::add_shared(uint32_t address, uint32_t value, uint32_t line) {
     fail(FindingKind::kUnwrittenRead, where(current_, line) + "\n  an atomic on byte " +
                                           std::to_string(offset) + " of shared memory");
   }
-  char* at = shared_at(block, address, 4, 4, access_by(current_, line, kWriteAccess | kAtomicAccess),
-                       current_);
+  char* at = shared_at(block, address, 4, 4,
+                       access_by(current_, line, kWriteAccess | kAtomicAccess), current_);
   uint32_t old;
   std::memcpy(&old, at, 4);
   const uint32_t sum = old + value;
@@ -150,14 +151,14 @@ uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, uint32_t line) {
   ++counters_.instructions;
   Cluster& cluster = *current_->block->cluster;
   if (rank >= cluster.blocks.size()) {
-    fail(FindingKind::kOutOfBounds, where(current_, line) + "\n  rank " +
-                                        std::to_string(rank) + " of a cluster of " +
+    fail(FindingKind::kOutOfBounds, where(current_, line) + "\n  rank " + std::to_string(rank) +
+                                        " of a cluster of " +
                                         std::to_string(cluster.blocks.size()));
   }
   Block* other = cluster.blocks[rank];
   if (other->alive == 0) {
-    fail(FindingKind::kOutOfBounds, where(current_, line) +
-                                        "\n  shared memory of block " + std::to_string(other->id) +
+    fail(FindingKind::kOutOfBounds, where(current_, line) + "\n  shared memory of block " +
+                                        std::to_string(other->id) +
                                         " of the cluster, which has ended");
   }
   // The address is the caller's; the window starts at the same place in every block.
@@ -196,15 +197,16 @@ uint32_t Engine::add_global(void* address, uint32_t value, int order, uint32_t l
     } else {
       if (!thread->acquired_by_fence) thread->acquired_by_fence = std::make_unique<Knowledge>();
       thread->acquired_by_fence->join(*variable);
-      if (thread->released_by_fence && thread->fence_time + 1 == observer.now) flags |= kFencedAtomic;
+      if (thread->released_by_fence && thread->fence_time + 1 == observer.now)
+        flags |= kFencedAtomic;
     }
   }
   const auto where_to = reinterpret_cast<uintptr_t>(address);
   Region* region = region_of(where_to, 4);
   if (region != nullptr && region->writable &&
       !region->shadow.written(where_to - region->begin, 4)) {
-    fail(FindingKind::kUnwrittenRead, where(thread, line) + "\n  an atomic on " +
-                                          describe_global(where_to, 4));
+    fail(FindingKind::kUnwrittenRead,
+         where(thread, line) + "\n  an atomic on " + describe_global(where_to, 4));
   }
   char* at = global_at(address, 4, 4, access_by(thread, line, flags), thread, false);
   uint32_t old;

@@ -47,9 +47,10 @@ Result<std::vector<Region>> make_regions(const MoeArgs& args, const KernelSource
     const bool known = bytes >= 0;
     if (!known) bytes = static_cast<long long>(allocations().bytes_after(tensor.pointer));
     if (!known && bytes == 0) {
-      return invalid_argument(std::string(tensor.name) +
-                              " is a pointer that this device did not allocate, and the kernel does "
-                              "not tell its size");
+      return invalid_argument(
+          std::string(tensor.name) +
+          " is a pointer that this device did not allocate, and the kernel does "
+          "not tell its size");
     }
     const auto* begin = static_cast<const char*>(tensor.pointer);
     // Routing may go to the workspace, whose region then covers it.

@@ -17,7 +17,8 @@ using ExtentFunction = long long (*)(int which, long long tokens, int logits_dty
 Result<std::vector<Region>> make_regions(const MoeArgs& args, const KernelSource& source,
                                          ExtentFunction extent);
 
-// Fills everything that the launch must write, and the workspace, with NaN, and forgets all accesses.
+// Fills everything that the launch must write, and the workspace, with NaN, and forgets all
+// accesses.
 void poison(std::vector<Region>& regions);
 
 // The tensors that the caller gets: what two runs must agree on.

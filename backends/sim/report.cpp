@@ -15,10 +15,9 @@ std::string hex(uint64_t value) {
 }
 
 const char* name_of_collective(int kind) {
-  static const char* const kNames[] = {"warp_sync",   "a shuffle",    "ballot",
-                                       "a warp reduction", "ldmatrix", "mma",
-                                       "wgmma_fence", "wgmma",        "wgmma_commit",
-                                       "wgmma_wait",  "setmaxnreg"};
+  static const char* const kNames[] = {
+      "warp_sync",   "a shuffle", "ballot",       "a warp reduction", "ldmatrix",  "mma",
+      "wgmma_fence", "wgmma",     "wgmma_commit", "wgmma_wait",       "setmaxnreg"};
   return kind >= 0 && kind < 11 ? kNames[kind] : "a collective call";
 }
 
@@ -26,21 +25,36 @@ const char* name_of_collective(int kind) {
 
 const char* to_string(FindingKind kind) {
   switch (kind) {
-    case FindingKind::kOutOfBounds: return "out-of-bounds access";
-    case FindingKind::kMisaligned: return "misaligned access";
-    case FindingKind::kReadOnlyWrite: return "write to an input";
-    case FindingKind::kUnwrittenRead: return "read of memory that nothing wrote";
-    case FindingKind::kRace: return "race";
-    case FindingKind::kProxyFence: return "missing proxy fence";
-    case FindingKind::kDivergence: return "divergent collective";
-    case FindingKind::kDeadlock: return "deadlock";
-    case FindingKind::kBarrierMisuse: return "barrier misuse";
-    case FindingKind::kCopyMisuse: return "copy misuse";
-    case FindingKind::kMatrixMisuse: return "matrix instruction misuse";
-    case FindingKind::kStackOverflow: return "stack overflow";
-    case FindingKind::kUncovered: return "uncovered output";
-    case FindingKind::kTiming: return "result depends on timing";
-    case FindingKind::kResources: return "resources exceeded";
+    case FindingKind::kOutOfBounds:
+      return "out-of-bounds access";
+    case FindingKind::kMisaligned:
+      return "misaligned access";
+    case FindingKind::kReadOnlyWrite:
+      return "write to an input";
+    case FindingKind::kUnwrittenRead:
+      return "read of memory that nothing wrote";
+    case FindingKind::kRace:
+      return "race";
+    case FindingKind::kProxyFence:
+      return "missing proxy fence";
+    case FindingKind::kDivergence:
+      return "divergent collective";
+    case FindingKind::kDeadlock:
+      return "deadlock";
+    case FindingKind::kBarrierMisuse:
+      return "barrier misuse";
+    case FindingKind::kCopyMisuse:
+      return "copy misuse";
+    case FindingKind::kMatrixMisuse:
+      return "matrix instruction misuse";
+    case FindingKind::kStackOverflow:
+      return "stack overflow";
+    case FindingKind::kUncovered:
+      return "uncovered output";
+    case FindingKind::kTiming:
+      return "result depends on timing";
+    case FindingKind::kResources:
+      return "resources exceeded";
   }
   return "finding";
 }
@@ -77,7 +91,8 @@ std::string Engine::who(const Cell& cell) const {
   if (entry != entry_index_) text += " of entry number " + std::to_string(entry);
   const uint32_t threads = entry_->threads;
   if (cell.agent < threads) {
-    text += ", warp " + std::to_string(cell.agent / 32) + ", lane " + std::to_string(cell.agent % 32);
+    text +=
+        ", warp " + std::to_string(cell.agent / 32) + ", lane " + std::to_string(cell.agent % 32);
   } else if (cell.agent < 2 * threads) {
     text += ", thread " + std::to_string(cell.agent - threads);
   } else if (cell.agent < 2 * threads + threads / 32) {
@@ -92,7 +107,8 @@ void Engine::fail_conflict(Conflict conflict, const Access& access, const Cell& 
   std::string text = where(thread, access.line) + "\n  ";
   if ((access.flags & kAsyncAccess) != 0) text += "asynchronous ";
   if ((access.flags & kCopyAccess) != 0) text += "cp.async ";
-  text += std::string(write ? "write" : "read") + " of " + place + "\nmeets a " + who(earlier) + "\n";
+  text +=
+      std::string(write ? "write" : "read") + " of " + place + "\nmeets a " + who(earlier) + "\n";
   if (conflict == Conflict::kNoProxyFence) {
     text += "no fence.proxy.async lies between the ordinary write and the asynchronous access";
     fail(FindingKind::kProxyFence, text);
@@ -117,8 +133,8 @@ std::string Engine::describe_global(uintptr_t address, size_t bytes) const {
   if (best == nullptr) return text;
   const auto size = std::to_string(best->end - best->begin);
   if (address >= best->begin) {
-    return text + ", byte " + std::to_string(address - best->begin) + " of " + best->name + ", which has " +
-           size;
+    return text + ", byte " + std::to_string(address - best->begin) + " of " + best->name +
+           ", which has " + size;
   }
   return text + ", " + std::to_string(best->begin - address) + " bytes before " + best->name +
          ", which has " + size;
@@ -133,17 +149,25 @@ std::string Engine::states() const {
     const auto state = [&](const Thread& t) {
       std::string s;
       switch (t.wait) {
-        case Wait::kReady: return std::string("ready");
-        case Wait::kExited: return std::string("exited");
-        case Wait::kGroup: s = name_of_collective(static_cast<int>(t.wait_a)); break;
-        case Wait::kBlock: s = "block_sync"; break;
+        case Wait::kReady:
+          return std::string("ready");
+        case Wait::kExited:
+          return std::string("exited");
+        case Wait::kGroup:
+          s = name_of_collective(static_cast<int>(t.wait_a));
+          break;
+        case Wait::kBlock:
+          s = "block_sync";
+          break;
         case Wait::kNamed: {
           const Barrier& barrier = block->barriers[t.wait_a];
           s = "named barrier " + std::to_string(t.wait_a) + ": " + std::to_string(barrier.arrived) +
               " of " + std::to_string(barrier.expected) + " threads are there";
           break;
         }
-        case Wait::kCluster: s = "cluster_sync"; break;
+        case Wait::kCluster:
+          s = "cluster_sync";
+          break;
         case Wait::kMbarrier: {
           s = "mbarrier at shared byte " + std::to_string(t.wait_a - block->shared_base) +
               ", parity " + std::to_string(t.wait_b);
@@ -155,7 +179,9 @@ std::string Engine::states() const {
           }
           break;
         }
-        case Wait::kSpin: s = "polling global memory"; break;
+        case Wait::kSpin:
+          s = "polling global memory";
+          break;
       }
       return s + "\n      at " + line_of(t.line);
     };
@@ -165,8 +191,8 @@ std::string Engine::states() const {
         size_t last = lane;
         while (last + 1 < 32 && state(threads[w * 32 + last + 1]) == s) ++last;
         if (s != "exited" && ++lines <= 64) {
-          text += "  block " + std::to_string(block->id) + ", warp " + std::to_string(w) + ", lanes " +
-                  std::to_string(lane) + "-" + std::to_string(last) + ": " + s + "\n";
+          text += "  block " + std::to_string(block->id) + ", warp " + std::to_string(w) +
+                  ", lanes " + std::to_string(lane) + "-" + std::to_string(last) + ": " + s + "\n";
         }
         lane = last + 1;
       }
@@ -175,8 +201,9 @@ std::string Engine::states() const {
   if (lines > 64) text += "  and " + std::to_string(lines - 64) + " groups more\n";
   const uint32_t unstarted = entry_->blocks - next_block_;
   if (unstarted > 0) {
-    text += "  " + std::to_string(unstarted) + " blocks have not started: " +
-            std::to_string(most_resident_) + " fit on the device at once\n";
+    text += "  " + std::to_string(unstarted) +
+            " blocks have not started: " + std::to_string(most_resident_) +
+            " fit on the device at once\n";
   }
   return text;
 }

@@ -42,7 +42,9 @@ VecRef Observer::folded(uint32_t agents) const {
   return result;
 }
 
-std::unique_ptr<Line[]> Shadow::new_page() { return std::make_unique<Line[]>(kPageWords); }
+std::unique_ptr<Line[]> Shadow::new_page() {
+  return std::make_unique<Line[]>(kPageWords);
+}
 
 void Shadow::reset(size_t bytes, bool written) {
   bytes_ = bytes;
@@ -101,8 +103,8 @@ void Shadow::set_barrier(size_t offset, bool on) {
 Conflict Shadow::record(size_t offset, size_t count, const Access& access,
                         const std::vector<uint8_t>& entry_of_block, Cell* earlier, size_t* at) {
   for (size_t w = offset / 4; w * 4 < offset + count; ++w) {
-    const Conflict conflict = record_word(line(w), byte_mask(w, offset, count), access,
-                                          entry_of_block, earlier);
+    const Conflict conflict =
+        record_word(line(w), byte_mask(w, offset, count), access, entry_of_block, earlier);
     if (conflict != Conflict::kNone) {
       *at = std::max(offset, w * 4);
       return conflict;
@@ -121,8 +123,7 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
   for (const Cell& cell : line.write) {
     if ((cell.mask & mask) == 0) continue;
     if (same(cell) && cell.time == access.time && !write) continue;
-    if (!(atomic && (cell.flags & kAtomicAccess) != 0) &&
-        !ordered(cell, access, entry_of_block)) {
+    if (!(atomic && (cell.flags & kAtomicAccess) != 0) && !ordered(cell, access, entry_of_block)) {
       *earlier = cell;
       return Conflict::kRace;
     }
@@ -132,9 +133,8 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
       return Conflict::kNoProxyFence;
     }
   }
-  const Cell mine{access.time, access.line,
-                  access.block, static_cast<uint16_t>(access.agent),
-                  mask, access.flags};
+  const Cell mine{access.time, access.line, access.block, static_cast<uint16_t>(access.agent),
+                  mask,        access.flags};
   if (!write) {
     for (Cell& cell : line.read) {
       if (cell.mask == 0 || same(cell)) {
@@ -157,8 +157,7 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
   }
   for (Cell& cell : line.read) {
     if ((cell.mask & mask) == 0) continue;
-    if (!(atomic && (cell.flags & kAtomicAccess) != 0) &&
-        !ordered(cell, access, entry_of_block)) {
+    if (!(atomic && (cell.flags & kAtomicAccess) != 0) && !ordered(cell, access, entry_of_block)) {
       *earlier = cell;
       return Conflict::kRace;
     }
@@ -166,7 +165,8 @@ Conflict Shadow::record_word(Line& line, uint8_t mask, const Access& access,
   }
   if (atomic) {
     // An ordinary write stays beside the atomic that follows it: other atomics may race with it.
-    Cell& slot = line.write[(line.write[0].flags & kAtomicAccess) != 0 || line.write[0].mask == 0 ? 0 : 1];
+    Cell& slot =
+        line.write[(line.write[0].flags & kAtomicAccess) != 0 || line.write[0].mask == 0 ? 0 : 1];
     slot = mine;
     return Conflict::kNone;
   }

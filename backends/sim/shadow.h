@@ -14,9 +14,9 @@ namespace moejit::internal::sim {
 // What a thread can see: what it learned from others, and its own threads of work.
 struct Observer {
   Knowledge know;
-  uint32_t self = 0;       // agent of the thread
-  uint32_t now = 1;        // its time
-  uint32_t copy_agent = 0; // its cp.async engine, and the last copy that it waited for
+  uint32_t self = 0;        // agent of the thread
+  uint32_t now = 1;         // its time
+  uint32_t copy_agent = 0;  // its cp.async engine, and the last copy that it waited for
   uint32_t copied = 0;
   uint32_t mma_agent = 0;  // its warp's wgmma pipe, and the last product that it waited for
   uint32_t multiplied = 0;
@@ -34,10 +34,10 @@ struct Observer {
 // A recorded access. Empty while mask is 0.
 struct Cell {
   uint32_t time = 0;
-  uint32_t line = 0;     // offset in the module's image
+  uint32_t line = 0;  // offset in the module's image
   uint32_t block = 0;
   uint16_t agent = 0;
-  uint8_t mask = 0;    // bytes of the word
+  uint8_t mask = 0;  // bytes of the word
   uint8_t flags = 0;
 };
 constexpr uint8_t kAtomicAccess = 1;

@@ -32,7 +32,8 @@ struct Model {
 };
 
 // Shared memory per unit and per block as in the CUDA C++ programming guide's table of compute
-// capabilities. Few units: persistent kernels then have several tiles per block even on small shapes.
+// capabilities. Few units: persistent kernels then have several tiles per block even on small
+// shapes.
 constexpr Model kModels[] = {
     {"sm_80", "simulated GPU of compute capability 8.0", 163 << 10, 164 << 10, 40 << 20, false},
     {"sm_90a", "simulated GPU of compute capability 9.0", 227 << 10, 228 << 10, 50 << 20, true},
@@ -51,8 +52,9 @@ class SimDevice : public Device {
     info_.target.l2_bytes = model.l2_bytes;
     info_.target.shared_bytes = model.shared_bytes;
     info_.target.registers = 65536;
-    info_.identity = std::string("{\"arch\":\"") + model.arch + "\",\"backend\":\"sim\",\"units\":" +
-                     std::to_string(kUnits) + ",\"version\":\"" + kVersion + "\"}";
+    info_.identity = std::string("{\"arch\":\"") + model.arch +
+                     "\",\"backend\":\"sim\",\"units\":" + std::to_string(kUnits) +
+                     ",\"version\":\"" + kVersion + "\"}";
     info_.memory_bytes = cpu_info().memory_bytes;
     limits_.units = kUnits;
     limits_.shared_per_unit = model.shared_per_unit;
@@ -106,8 +108,8 @@ class SimDevice : public Device {
     }
     MOEJIT_RETURN_IF_ERROR(check_arch(binary.arch));
     if (!cpu_runs(kHostArch)) {
-      return Status(StatusCode::kUnsupported,
-                    info_.name + ": this CPU is below " + kHostArch + ", for which kernels are compiled");
+      return Status(StatusCode::kUnsupported, info_.name + ": this CPU is below " + kHostArch +
+                                                  ", for which kernels are compiled");
     }
     return SimModule::load(info_.name, limits_, binary, source);
   }
@@ -208,7 +210,8 @@ class SimBackend : public Backend {
       return {};
     }
     std::vector<DeviceListing> list;
-    for (const Model& model : kModels) list.push_back({std::string("sim:") + model.arch, model.product});
+    for (const Model& model : kModels)
+      list.push_back({std::string("sim:") + model.arch, model.product});
     return list;
   }
 

@@ -54,12 +54,19 @@ void encode_maps(const KernelSource& source, const MoeArgs& args, MapParameters&
     TensorMapData data{};
     data.magic = moejit_sim::kTensorMapMagic;
     switch (spec.base) {
-      case TensorMapSpec::Base::kX: data.base = args.x; break;
-      case TensorMapSpec::Base::kW13: data.base = args.w13; break;
-      case TensorMapSpec::Base::kW2: data.base = args.w2; break;
+      case TensorMapSpec::Base::kX:
+        data.base = args.x;
+        break;
+      case TensorMapSpec::Base::kW13:
+        data.base = args.w13;
+        break;
+      case TensorMapSpec::Base::kW2:
+        data.base = args.w2;
+        break;
       case TensorMapSpec::Base::kWorkspace:
-        data.base = static_cast<const char*>(args.workspace) +
-                    workspace_offset(source.workspace, static_cast<size_t>(spec.region), args.num_tokens);
+        data.base =
+            static_cast<const char*>(args.workspace) +
+            workspace_offset(source.workspace, static_cast<size_t>(spec.region), args.num_tokens);
         break;
     }
     data.rank = static_cast<unsigned>(spec.dims.size());
@@ -83,7 +90,8 @@ Status check_maps(const KernelSource& source, const MapParameters& maps) {
     TensorMapData data;
     std::memcpy(&data, maps.map[i].bytes, sizeof data);
     const std::string name = source.name + ": tensor map " + std::to_string(i) + ": ";
-    if (data.rank < 2 || data.rank > 3) return invalid_argument(name + "must have 2 or 3 dimensions");
+    if (data.rank < 2 || data.rank > 3)
+      return invalid_argument(name + "must have 2 or 3 dimensions");
     if (reinterpret_cast<uintptr_t>(data.base) % 16 != 0) {
       return invalid_argument(name + "the base address must be 16-aligned");
     }
@@ -106,10 +114,16 @@ Checks checks_in_force() {
   return settings().sim_checks == "fast" ? Checks::kFast : Checks::kFull;
 }
 
-Counters take_counters() { return std::exchange(t_counters, Counters{}); }
+Counters take_counters() {
+  return std::exchange(t_counters, Counters{});
+}
 
-TimedLaunches::TimedLaunches() { ++t_timed; }
-TimedLaunches::~TimedLaunches() { --t_timed; }
+TimedLaunches::TimedLaunches() {
+  ++t_timed;
+}
+TimedLaunches::~TimedLaunches() {
+  --t_timed;
+}
 
 Result<std::shared_ptr<const Module>> SimModule::load(const std::string& device,
                                                       const Limits& limits, const Binary& binary,
@@ -119,7 +133,8 @@ Result<std::shared_ptr<const Module>> SimModule::load(const std::string& device,
                             " of them, must be 1 to " + std::to_string(kMostEntries));
   }
   if (source.tensor_maps.size() > kMostMaps) {
-    return invalid_argument(source.name + ": more than " + std::to_string(kMostMaps) + " tensor maps");
+    return invalid_argument(source.name + ": more than " + std::to_string(kMostMaps) +
+                            " tensor maps");
   }
   for (const Entry& entry : source.entries) {
     const std::string name = source.name + ": entry " + entry.name + ": ";
@@ -171,11 +186,13 @@ std::vector<EntryPlan> SimModule::plan_entries(const MoeArgs& args) const {
   std::vector<EntryPlan> plan;
   for (size_t i = 0; i < source_.entries.size(); ++i) {
     const Entry& entry = source_.entries[i];
-    if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0)) continue;
+    if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0))
+      continue;
     const Grid& grid = entry.grid;
     int64_t blocks = grid.fixed;
     if (grid.per_token_num > 0) {
-      blocks += (args.num_tokens * grid.per_token_num + grid.per_token_den - 1) / grid.per_token_den;
+      blocks +=
+          (args.num_tokens * grid.per_token_num + grid.per_token_den - 1) / grid.per_token_den;
     }
     if (grid.per_unit_cap > 0) {
       blocks = std::min<int64_t>(blocks, int64_t{limits_.units} * grid.per_unit_cap);
@@ -258,7 +275,8 @@ Status SimModule::launch(const MoeArgs& args, Stream) const {
                              " differs between early and late completion of asynchronous work and "
                              "between two orders of threads and blocks";
     return {StatusCode::kVerificationFailed,
-            device_ + ": " + source_.name + ": " + to_string(FindingKind::kTiming) + ": " + text, text};
+            device_ + ": " + source_.name + ": " + to_string(FindingKind::kTiming) + ": " + text,
+            text};
   }
   return {};
 }

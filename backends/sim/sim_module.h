@@ -39,7 +39,7 @@ class SimModule : public Module {
   KernelSource source_;
   std::vector<std::string_view> lines_;  // of source_.text
   std::shared_ptr<const LoadedImage> image_;
-  std::vector<void*> functions_;         // per entry
+  std::vector<void*> functions_;  // per entry
   ExtentFunction extent_ = nullptr;
   const moejit_sim::Self** self_slot_ = nullptr;
 };

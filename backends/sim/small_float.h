@@ -8,7 +8,9 @@
 
 namespace moejit::internal::sim {
 
-inline float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+inline float bf16_value(uint16_t bits) {
+  return std::bit_cast<float>(uint32_t{bits} << 16);
+}
 
 inline float f16_value(uint16_t bits) {
   const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
@@ -23,7 +25,9 @@ inline float f16_value(uint16_t bits) {
 }
 
 // tf32 keeps the sign, the exponent and ten bits of the fraction.
-inline float tf32_value(uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000u); }
+inline float tf32_value(uint32_t bits) {
+  return std::bit_cast<float>(bits & 0xffffe000u);
+}
 
 inline float half_value(int type, uint16_t bits) {
   return type == moejit_sim::kBf16 ? bf16_value(bits) : f16_value(bits);

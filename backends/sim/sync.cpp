@@ -27,8 +27,8 @@ void Engine::collective(int kind, void* args, uint32_t line) {
     }
     for (uint32_t i = first; i < first + size; ++i) {
       if (block->threads[i].wait == Wait::kExited) {
-        fail(FindingKind::kDivergence, where(thread, line) + "\n  thread " +
-                                           std::to_string(i) + ", which must take part, has ended");
+        fail(FindingKind::kDivergence, where(thread, line) + "\n  thread " + std::to_string(i) +
+                                           ", which must take part, has ended");
       }
     }
   } else if (meeting.kind != kind) {
@@ -91,8 +91,8 @@ void Engine::run_warp_collective(int kind, Meeting& meeting, Thread* first) {
       for (uint32_t i = 1; i < 32; ++i) {
         auto* args = static_cast<ReduceArgs*>(meeting.args[i]);
         if (args->op != head->op) {
-          fail(FindingKind::kDivergence, where(first + i, first[i].line) +
-                                             "\n  lanes ask for different reductions");
+          fail(FindingKind::kDivergence,
+               where(first + i, first[i].line) + "\n  lanes ask for different reductions");
         }
         if (args->op == kMax) result = std::max(result, args->value);
         if (args->op == kMin) result = std::min(result, args->value);
@@ -101,9 +101,14 @@ void Engine::run_warp_collective(int kind, Meeting& meeting, Thread* first) {
       for (uint32_t i = 0; i < 32; ++i) static_cast<ReduceArgs*>(meeting.args[i])->result = result;
       break;
     }
-    case kLdmatrix: ldmatrix(meeting, first); break;
-    case kMma: mma(meeting); break;
-    default: break;
+    case kLdmatrix:
+      ldmatrix(meeting, first);
+      break;
+    case kMma:
+      mma(meeting);
+      break;
+    default:
+      break;
   }
 }
 
@@ -112,9 +117,15 @@ void Engine::run_group_collective(int kind, Meeting& meeting, Thread* first) {
   const uint32_t index = first->self.thread / 128;
   Warpgroup& group = block->warpgroups[index];
   switch (kind) {
-    case kWgmmaFence: group.fenced = true; break;
-    case kWgmma: issue_wgmma(meeting, first); break;
-    case kWgmmaCommit: group.groups.push_back(group.issued); break;
+    case kWgmmaFence:
+      group.fenced = true;
+      break;
+    case kWgmma:
+      issue_wgmma(meeting, first);
+      break;
+    case kWgmmaCommit:
+      group.groups.push_back(group.issued);
+      break;
     case kWgmmaWait: {
       const auto most = static_cast<size_t>(static_cast<CountArgs*>(meeting.args[0])->count);
       uint32_t done = 0;
@@ -144,7 +155,8 @@ void Engine::run_group_collective(int kind, Meeting& meeting, Thread* first) {
       group.registers = registers;
       break;
     }
-    default: break;
+    default:
+      break;
   }
 }
 
@@ -155,11 +167,11 @@ void Engine::complete_barrier(Block* block, Barrier& barrier, uint32_t id) {
       alive += block->threads[w * 32 + lane].wait == Wait::kExited ? 0u : 1u;
     }
     if (barrier.lanes_of_warp[w] != 0 && barrier.lanes_of_warp[w] < alive) {
-      fail(FindingKind::kDivergence,
-           "entry " + entry_->name + ", block " + std::to_string(block->id) + ", warp " +
-               std::to_string(w) + "\n  only " + std::to_string(barrier.lanes_of_warp[w]) +
-               " lanes are at barrier " + std::to_string(id) + ", which completes, at " +
-               line_of(barrier.line));
+      fail(FindingKind::kDivergence, "entry " + entry_->name + ", block " +
+                                         std::to_string(block->id) + ", warp " + std::to_string(w) +
+                                         "\n  only " + std::to_string(barrier.lanes_of_warp[w]) +
+                                         " lanes are at barrier " + std::to_string(id) +
+                                         ", which completes, at " + line_of(barrier.line));
     }
   }
   for (Thread* thread : barrier.waiting) {
@@ -176,7 +188,9 @@ void Engine::complete_barrier(Block* block, Barrier& barrier, uint32_t id) {
   barrier.lanes_of_warp.clear();
 }
 
-void Engine::block_sync(uint32_t line) { named_barrier(0, 0, true, line); }
+void Engine::block_sync(uint32_t line) {
+  named_barrier(0, 0, true, line);
+}
 
 // `threads` 0: every thread of the block that has not ended.
 void Engine::named_barrier(uint32_t id, uint32_t threads, bool wait, uint32_t line) {

@@ -12,8 +12,12 @@ Engine* g_running = nullptr;
 
 }  // namespace
 
-RunningEngine::RunningEngine(Engine& engine) { g_running = &engine; }
-RunningEngine::~RunningEngine() { g_running = nullptr; }
+RunningEngine::RunningEngine(Engine& engine) {
+  g_running = &engine;
+}
+RunningEngine::~RunningEngine() {
+  g_running = nullptr;
+}
 
 struct Calls {
   static void load_shared(unsigned address, void* value, unsigned bytes, uint32_t line) {
@@ -50,9 +54,9 @@ struct Calls {
   static void named_barrier(unsigned id, unsigned threads, int wait, uint32_t line) {
     if (id == 0 || threads == 0) {
       g_running->fail(FindingKind::kBarrierMisuse,
-                      g_running->where(g_running->current_, line) +
-                          "\n  named barrier " + std::to_string(id) + " for " +
-                          std::to_string(threads) + " threads: ids are 1..15, threads at least 32");
+                      g_running->where(g_running->current_, line) + "\n  named barrier " +
+                          std::to_string(id) + " for " + std::to_string(threads) +
+                          " threads: ids are 1..15, threads at least 32");
     }
     g_running->named_barrier(id, threads, wait != 0, line);
   }
@@ -62,7 +66,9 @@ struct Calls {
   }
   static void cp_async_commit(uint32_t) { g_running->cp_async_commit(); }
   static void cp_async_wait(int pending, uint32_t line) { g_running->cp_async_wait(pending, line); }
-  static void cp_async_arrive(unsigned bar, uint32_t line) { g_running->cp_async_arrive(bar, line); }
+  static void cp_async_arrive(unsigned bar, uint32_t line) {
+    g_running->cp_async_arrive(bar, line);
+  }
   static void mbar_init(unsigned bar, unsigned count, uint32_t line) {
     g_running->mbar_init(bar, count, line);
   }
@@ -91,27 +97,50 @@ struct Calls {
   }
   static float math(int function, float x) {
     switch (function) {
-      case moejit_sim::kExp: return std::exp(x);
-      case moejit_sim::kTanh: return std::tanh(x);
-      case moejit_sim::kErf: return std::erf(x);
-      case moejit_sim::kLog1p: return std::log1p(x);
-      case moejit_sim::kSqrt: return std::sqrt(x);
-      default: return std::exp2(x);
+      case moejit_sim::kExp:
+        return std::exp(x);
+      case moejit_sim::kTanh:
+        return std::tanh(x);
+      case moejit_sim::kErf:
+        return std::erf(x);
+      case moejit_sim::kLog1p:
+        return std::log1p(x);
+      case moejit_sim::kSqrt:
+        return std::sqrt(x);
+      default:
+        return std::exp2(x);
     }
   }
 };
 
 const moejit_sim::Runtime& Engine::table() {
   static constexpr moejit_sim::Runtime kTable = {
-      Calls::load_shared,     Calls::store_shared,    Calls::add_shared,
-      Calls::load_cluster,    Calls::load_global,     Calls::store_global,
-      Calls::add_global,      Calls::load_acquire,    Calls::prefetch,
-      Calls::fence,           Calls::collective,      Calls::block_sync,
-      Calls::named_barrier,   Calls::cluster_sync,    Calls::cp_async,
-      Calls::cp_async_commit, Calls::cp_async_wait,   Calls::cp_async_arrive,
-      Calls::mbar_init,       Calls::mbar_arrive,     Calls::mbar_wait,
-      Calls::bulk_load,       Calls::tensor_load,     Calls::grid_wait,
-      Calls::grid_launch_dependents, Calls::math,
+      Calls::load_shared,
+      Calls::store_shared,
+      Calls::add_shared,
+      Calls::load_cluster,
+      Calls::load_global,
+      Calls::store_global,
+      Calls::add_global,
+      Calls::load_acquire,
+      Calls::prefetch,
+      Calls::fence,
+      Calls::collective,
+      Calls::block_sync,
+      Calls::named_barrier,
+      Calls::cluster_sync,
+      Calls::cp_async,
+      Calls::cp_async_commit,
+      Calls::cp_async_wait,
+      Calls::cp_async_arrive,
+      Calls::mbar_init,
+      Calls::mbar_arrive,
+      Calls::mbar_wait,
+      Calls::bulk_load,
+      Calls::tensor_load,
+      Calls::grid_wait,
+      Calls::grid_launch_dependents,
+      Calls::math,
   };
   return kTable;
 }

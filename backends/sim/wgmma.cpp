@@ -7,7 +7,8 @@
 //   MN-major, no swizzle  (r/8) S + (k/8) L + (k%8) 16 + (r%8) 2
 //   MN-major, W           (r/(W/2)) L + (k/8) S + (k%8) W + 2 (r%(W/2))
 // The swizzle XORs address bits 4.. with bits 7.. : three bits for 128, two for 64, one for 32.
-// D, with warp w, lane l, element i: row 16 w + l/4 + 8 ((i/2) % 2), column 8 (i/4) + 2 (l%4) + i%2.
+// D, with warp w, lane l, element i: row 16 w + l/4 + 8 ((i/2) % 2), column 8 (i/4) + 2 (l%4) +
+// i%2.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -38,7 +39,8 @@ struct Descriptor {
 
 Descriptor decode(uint64_t bits) {
   static constexpr uint32_t kWidth[] = {0, 128, 64, 32};
-  return {static_cast<uint32_t>(bits & 0x3fff) << 4, static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4,
+  return {static_cast<uint32_t>(bits & 0x3fff) << 4,
+          static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4,
           static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4, static_cast<uint32_t>(bits >> 49 & 7),
           kWidth[bits >> 62]};
 }
@@ -97,8 +99,8 @@ void Engine::issue_wgmma(Meeting& meeting, Thread* first) {
   const auto misuse = [&](const std::string& why) {
     fail(FindingKind::kMatrixMisuse, where(first, first->line) + "\n  " + why);
   };
-  Wgmma op{head->type, head->n,      head->transposed_b, head->accumulate != 0, head->desc_a,
-           head->desc_b, {}, first->line, ++group.issued, {}};
+  Wgmma op{head->type,   head->n, head->transposed_b, head->accumulate != 0, head->desc_a,
+           head->desc_b, {},      first->line,        ++group.issued,        {}};
   for (uint32_t i = 0; i < 128; ++i) {
     const auto* args = static_cast<WgmmaArgs*>(meeting.args[i]);
     if (args->desc_a != head->desc_a || args->desc_b != head->desc_b || args->n != head->n ||
@@ -150,8 +152,8 @@ void Engine::perform_wgmma(Block* block, uint32_t group_index, const Wgmma& op, 
                         uint16_t* out) {
     access.observer = &op.issued[warp];
     access.agent = op.issued[warp].mma_agent;
-    const char* at = shared_at(block, chunk_address(d, r, k, mn_major), 16, 16, access,
-                               first + warp * 32);
+    const char* at =
+        shared_at(block, chunk_address(d, r, k, mn_major), 16, 16, access, first + warp * 32);
     std::memcpy(out, at, 16);
   };
   const auto n = static_cast<uint32_t>(op.n);
@@ -198,9 +200,8 @@ void Engine::perform_wgmma(Block* block, uint32_t group_index, const Wgmma& op, 
       if (later.d[0] == op.d[0]) return;  // still in flight
     }
   }
-  for_fragments(op.n, [&](int thread, int i, int at) {
-    op.d[static_cast<size_t>(thread)][i] = values[at];
-  });
+  for_fragments(
+      op.n, [&](int thread, int i, int at) { op.d[static_cast<size_t>(thread)][i] = values[at]; });
   if (deferred) group.accumulators.erase(op.d[0]);
 }
 

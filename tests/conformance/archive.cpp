@@ -43,7 +43,8 @@ Status write_archive(const std::string& path, const std::vector<Expected>& items
   writer.put(&kMagic, sizeof kMagic);
   for (const Expected& item : items) {
     writer.put(item.name.data(), item.name.size());
-    for (const std::string* text : {&item.binary.format, &item.binary.arch, &item.binary.compiler}) {
+    for (const std::string* text :
+         {&item.binary.format, &item.binary.arch, &item.binary.compiler}) {
       writer.put(text->data(), text->size());
     }
     writer.put(item.binary.bytes.data(), item.binary.bytes.size());

@@ -18,28 +18,38 @@ uint32_t bits_of(float v) {
 }
 
 std::string kernel(const std::string& body, int threads = 32) {
-  return "MOEJIT_KERNEL(k0, " + std::to_string(threads) + ", 1)(MOEJIT_PARAM MoeArgs a) {\n" + body + "\n}\n";
+  return "MOEJIT_KERNEL(k0, " + std::to_string(threads) + ", 1)(MOEJIT_PARAM MoeArgs a) {\n" +
+         body + "\n}\n";
 }
 
 // OUT[i] = expression of v = IN[i], for 1024 words.
 std::string elementwise(const std::string& expression) {
-  return kernel("for (u32 i = thread_id(); i < 1024; i += 32) {\n  const u32 v = ldg_u32(IN + i), w = ldg_u32(IN2 + i);\n"
-                "  (void)w;\n  stg_u32(OUT + i, " + expression + ");\n}");
+  return kernel(
+      "for (u32 i = thread_id(); i < 1024; i += 32) {\n  const u32 v = ldg_u32(IN + i), w = "
+      "ldg_u32(IN2 + i);\n"
+      "  (void)w;\n  stg_u32(OUT + i, " +
+      expression + ");\n}");
 }
 
 void add_numbers(std::vector<Case>* cases) {
-  const auto add = [&](const char* name, const char* expression, Fill fill = Fill::kBits, int ulp = 0) {
-    cases->push_back({.name = name, .arch = "sm_80", .body = elementwise(expression), .fill = fill, .max_ulp = ulp});
+  const auto add = [&](const char* name, const char* expression, Fill fill = Fill::kBits,
+                       int ulp = 0) {
+    cases->push_back({.name = name,
+                      .arch = "sm_80",
+                      .body = elementwise(expression),
+                      .fill = fill,
+                      .max_ulp = ulp});
   };
   add("f32_to_bf16", "f32_to_bf16(as_f32(v))");
   add("f32_to_f16", "f32_to_f16(as_f32(v))");
   add("f32_to_f16_in_range", "f32_to_f16(as_f32((v & 0x8fffffffu) | 0x30000000u))");
   add("bf16_to_f32", "as_u32(bf16_to_f32(static_cast<u16>(v)))");
-  add("f16_to_f32", "as_u32(f16_to_f32(static_cast<u16>((v & 0x7c00u) == 0x7c00u ? v & 0xfc00u : v)))");
+  add("f16_to_f32",
+      "as_u32(f16_to_f32(static_cast<u16>((v & 0x7c00u) == 0x7c00u ? v & 0xfc00u : v)))");
   add("pack_bf16", "pack_bf16(as_f32(v), as_f32(w))");
   add("pack_f16", "pack_f16(as_f32(v), as_f32(w))");
   add("popc", "popc(v)");
-  add("ffs", "ffs(v << (w % 33))");
+  add("ffs", "ffs(w % 33 == 32 ? 0u : v << (w % 32))");
   add("fma_f32", "as_u32(fma_f32(as_f32(v), as_f32(w), 1.25f))", Fill::kFloats);
   add("exp_f32", "as_u32(exp_f32(as_f32(v)))", Fill::kUnit, 3);
   add("tanh_f32", "as_u32(tanh_f32(as_f32(v)))", Fill::kUnit, 3);
@@ -52,10 +62,14 @@ void add_numbers(std::vector<Case>* cases) {
 
 void add_warp(std::vector<Case>* cases) {
   const auto add = [&](const char* name, const std::string& expression) {
-    cases->push_back({.name = name, .arch = "sm_80",
-                      .body = kernel("const u32 v = ldg_u32(IN + lane_id()), w = ldg_u32(IN2 + lane_id());\n(void)w;\n"
-                                     "stg_u32(OUT + lane_id(), " + expression + ");"),
-                      .out_words = 32});
+    cases->push_back(
+        {.name = name,
+         .arch = "sm_80",
+         .body = kernel(
+             "const u32 v = ldg_u32(IN + lane_id()), w = ldg_u32(IN2 + lane_id());\n(void)w;\n"
+             "stg_u32(OUT + lane_id(), " +
+             expression + ");"),
+         .out_words = 32});
   };
   add("shfl_u32", "shfl_u32(v, w % 32)");
   add("shfl_xor_u32", "shfl_xor_u32(v, 13)");
@@ -67,7 +81,9 @@ void add_warp(std::vector<Case>* cases) {
 }
 
 void add_memory(std::vector<Case>* cases) {
-  cases->push_back({.name = "shared_widths", .arch = "sm_80", .body = kernel(R"(
+  cases->push_back({.name = "shared_widths",
+                    .arch = "sm_80",
+                    .body = kernel(R"(
   const u32 t = thread_id(), s = shared_base();
   sts_u32x4(s + t * 16, ldg_u32x4(IN + t * 4));
   block_sync();
@@ -77,15 +93,27 @@ void add_memory(std::vector<Case>* cases) {
   sts_u32(s + 2048 + t * 16 + 4, lds_u32(s + o + 12));
   sts_u32x2(s + 2048 + t * 16 + 8, lds_u32x2(s + o + 8));
   block_sync();
-  stg_u32x4(OUT + t * 4, lds_u32x4(s + 2048 + t * 16));)", 128), .threads = 128, .shared_bytes = 4096, .out_words = 512});
-  cases->push_back({.name = "atomics", .arch = "sm_80", .body = kernel(R"(
+  stg_u32x4(OUT + t * 4, lds_u32x4(s + 2048 + t * 16));)",
+                                   128),
+                    .threads = 128,
+                    .shared_bytes = 4096,
+                    .out_words = 512});
+  cases->push_back({.name = "atomics",
+                    .arch = "sm_80",
+                    .body = kernel(R"(
   const u32 t = thread_id(), s = shared_base();
   if (t < 16) sts_u32(s + t * 4, 0);
   block_sync();
   atomic_add_shared(s + (ldg_u32(IN + t) % 16) * 4, ldg_u32(IN2 + t));
   block_sync();
-  if (t < 16) stg_u32(OUT + t, lds_u32(s + t * 4));)", 128), .threads = 128, .shared_bytes = 64, .out_words = 16});
-  cases->push_back({.name = "named_barriers", .arch = "sm_80", .body = kernel(R"(
+  if (t < 16) stg_u32(OUT + t, lds_u32(s + t * 4));)",
+                                   128),
+                    .threads = 128,
+                    .shared_bytes = 64,
+                    .out_words = 16});
+  cases->push_back({.name = "named_barriers",
+                    .arch = "sm_80",
+                    .body = kernel(R"(
   const u32 s = shared_base() + lane_id() * 4;
   for (u32 i = 0; i < 8; ++i) {
     if (warp_id() == 0) {
@@ -97,8 +125,14 @@ void add_memory(std::vector<Case>* cases) {
       stg_u32(OUT + i * 32 + lane_id(), lds_u32(shared_base() + (31 - lane_id()) * 4));
       if (i < 7) bar_arrive(2, 64);
     }
-  })", 64), .threads = 64, .shared_bytes = 128, .out_words = 256});
-  cases->push_back({.name = "cp_async", .arch = "sm_80", .body = kernel(R"(
+  })",
+                                   64),
+                    .threads = 64,
+                    .shared_bytes = 128,
+                    .out_words = 256});
+  cases->push_back({.name = "cp_async",
+                    .arch = "sm_80",
+                    .body = kernel(R"(
   const u32 t = thread_id(), s = shared_base() + t * 16;
   for (u32 i = 0; i < 4; ++i) {
     cp_async16(s + i * 1024, IN + (i * 64 + t) * 4, ldg_u32(IN2 + i * 64 + t) % 3 != 0);
@@ -110,21 +144,31 @@ void add_memory(std::vector<Case>* cases) {
   cp_async_wait<0>();
   block_sync();
   stg_u32x4(OUT + 512 + t * 4, lds_u32x4(shared_base() + 2048 + (63 - t) * 16));
-  stg_u32x4(OUT + 768 + t * 4, lds_u32x4(shared_base() + 3072 + (63 - t) * 16));)", 64), .threads = 64, .shared_bytes = 4096});
+  stg_u32x4(OUT + 768 + t * 4, lds_u32x4(shared_base() + 3072 + (63 - t) * 16));)",
+                                   64),
+                    .threads = 64,
+                    .shared_bytes = 4096});
 }
 
 void add_matrix(std::vector<Case>* cases) {
   for (const char* form : {"x4", "x4_trans", "x2", "x2_trans"}) {
     const std::string count(1, form[1]);
-    cases->push_back({.name = std::string("ldmatrix_") + form, .arch = "sm_80", .body = kernel(
-        "const u32 t = thread_id(), s = shared_base();\n"
-        "sts_u32x4(s + t * 16, ldg_u32x4(IN + t * 4));\nwarp_sync();\n"
-        "u32 r[" + count + "];\nldmatrix_" + form + "(r, s + ((t * 5) % 32) * 16);\n"
-        "for (int i = 0; i < " + count + "; ++i) stg_u32(OUT + t * " + count + " + i, r[i]);"),
-        .shared_bytes = 512, .out_words = 32 * (form[1] - '0')});
+    cases->push_back({.name = std::string("ldmatrix_") + form,
+                      .arch = "sm_80",
+                      .body = kernel("const u32 t = thread_id(), s = shared_base();\n"
+                                     "sts_u32x4(s + t * 16, ldg_u32x4(IN + t * 4));\nwarp_sync();\n"
+                                     "u32 r[" +
+                                     count + "];\nldmatrix_" + form +
+                                     "(r, s + ((t * 5) % 32) * 16);\n"
+                                     "for (int i = 0; i < " +
+                                     count + "; ++i) stg_u32(OUT + t * " + count + " + i, r[i]);"),
+                      .shared_bytes = 512,
+                      .out_words = 32 * (form[1] - '0')});
   }
   const auto add_mma = [&](const char* name, const char* call, Fill fill, double relative) {
-    cases->push_back({.name = name, .arch = "sm_80", .body = kernel(std::string(R"(
+    cases->push_back({.name = name,
+                      .arch = "sm_80",
+                      .body = kernel(std::string(R"(
   for (u32 round = 0; round < 8; ++round) {
     const u32 at = round * 32 + thread_id();
     u32 x[4], b[2];
@@ -133,7 +177,9 @@ void add_matrix(std::vector<Case>* cases) {
     for (int i = 0; i < 2; ++i) b[i] = ldg_u32(IN2 + at * 2 + i);
     )") + call + R"((d, x, b);
     for (int i = 0; i < 4; ++i) stg_f32(reinterpret_cast<f32*>(OUT) + at * 4 + i, d[i]);
-  })"), .fill = fill, .max_relative = relative});
+  })"),
+                      .fill = fill,
+                      .max_relative = relative});
   };
   add_mma("mma_bf16_integers", "mma_bf16", Fill::kHalfInts, 0);
   add_mma("mma_f16_integers", "mma_f16", Fill::kHalfIntsF16, 0);
@@ -161,10 +207,12 @@ KernelSource make_source(const Case& test, const std::string& arch, bool simulat
   source.name = test.name + (simulated ? ".cc" : ".cu");
   source.arch = arch;
   source.language = simulated ? "sim" : "cuda";
-  source.text = moejit::internal::expand_templates({"abi.h", device}) +
-                "using namespace dev;\nusing moejit_abi::MoeArgs;\n"
-                "#define IN static_cast<const u32*>(a.x)\n#define IN2 static_cast<const u32*>(a.w13)\n"
-                "#define OUT static_cast<u32*>(a.out)\n" + test.body;
+  source.text =
+      moejit::internal::expand_templates({"abi.h", device}) +
+      "using namespace dev;\nusing moejit_abi::MoeArgs;\n"
+      "#define IN static_cast<const u32*>(a.x)\n#define IN2 static_cast<const u32*>(a.w13)\n"
+      "#define OUT static_cast<u32*>(a.out)\n" +
+      test.body;
   moejit::internal::Entry entry;
   entry.name = "k0";
   entry.grid.fixed = test.blocks;
@@ -190,17 +238,32 @@ std::vector<uint32_t> make_input(const Case& test, int which) {
   std::vector<uint32_t> words(kInputWords);
   for (uint32_t& word : words) {
     switch (test.fill) {
-      case Fill::kBits: word = random(); break;
-      case Fill::kFloats: word = bits_of(std::ldexp(static_cast<float>(random() >> 8) + 1.0f, static_cast<int>(random() % 40) - 44)) | (random() & 0x80000000u); break;
-      case Fill::kHalfInts: word = bf16(small()) | bf16(small()) << 16; break;
-      case Fill::kHalfIntsF16: word = f16_of_small(small()) | f16_of_small(small()) << 16; break;
-      case Fill::kFloatInts: word = bits_of(small()) | (random() & 0x1fffu); break;
+      case Fill::kBits:
+        word = random();
+        break;
+      case Fill::kFloats:
+        word = bits_of(std::ldexp(static_cast<float>(random() >> 8) + 1.0f,
+                                  static_cast<int>(random() % 40) - 44)) |
+               (random() & 0x80000000u);
+        break;
+      case Fill::kHalfInts:
+        word = bf16(small()) | bf16(small()) << 16;
+        break;
+      case Fill::kHalfIntsF16:
+        word = f16_of_small(small()) | f16_of_small(small()) << 16;
+        break;
+      case Fill::kFloatInts:
+        word = bits_of(small()) | (random() & 0x1fffu);
+        break;
       case Fill::kHalfs: {
-        const float v = static_cast<float>(random()) * 0x1p-30f - 2.0f, w = static_cast<float>(random()) * 0x1p-30f - 2.0f;
+        const float v = static_cast<float>(random()) * 0x1p-30f - 2.0f,
+                    w = static_cast<float>(random()) * 0x1p-30f - 2.0f;
         word = bf16(v) | bf16(w) << 16;
         break;
       }
-      case Fill::kUnit: word = bits_of(static_cast<float>(random()) * 0x1p-32f * 8.9f - 0.9f); break;
+      case Fill::kUnit:
+        word = bits_of(static_cast<float>(random()) * 0x1p-32f * 8.9f - 0.9f);
+        break;
     }
   }
   return words;

@@ -6,26 +6,31 @@ namespace {
 
 using moejit::internal::TensorMapSpec;
 
-std::string number(int64_t v) { return std::to_string(v); }
+std::string number(int64_t v) {
+  return std::to_string(v);
+}
 
 // 64 x N x 64 through 128B-swizzled operands that tensor copies fill: A from w13 rows, B from x.
 Case wgmma_case(int n, bool f16, bool transposed, Fill fill, double relative) {
   const std::string type = f16 ? "f16" : "bf16";
   Case test;
-  test.name = "wgmma_" + type + "_n" + number(n) + (transposed ? "_mn" : "") + (relative > 0 ? "_random" : "");
+  test.name = "wgmma_" + type + "_n" + number(n) + (transposed ? "_mn" : "") +
+              (relative > 0 ? "_random" : "");
   test.arch = "sm_90a";
   test.threads = 128;
   test.fill = fill;
   test.out_words = 64 * n;
   test.max_relative = relative;
-  const int groups = transposed ? (n + 63) / 64 : 1;      // boxes of B
-  const int box_rows = transposed ? 64 : n;               // K, or N
+  const int groups = transposed ? (n + 63) / 64 : 1;  // boxes of B
+  const int box_rows = transposed ? 64 : n;           // K, or N
   test.shared_bytes = 1024 + 8192 + groups * box_rows * 128 + 16;
   test.maps.push_back({.base = TensorMapSpec::Base::kW13, .dims = {64, 256}, .box = {64, 64}});
   const int columns = transposed ? groups * 64 : 64;
-  test.maps.push_back({.base = TensorMapSpec::Base::kX, .dims = {columns, kInputWords * 2 / columns}, .box = {64, box_rows}});
-  test.body = "constexpr int kN = " + number(n) + ", kT = " + (transposed ? "1" : "0") + ", kGroups = " +
-              number(groups) + ", kRows = " + number(box_rows) + ";\n" + R"(
+  test.maps.push_back({.base = TensorMapSpec::Base::kX,
+                       .dims = {columns, kInputWords * 2 / columns},
+                       .box = {64, box_rows}});
+  test.body = "constexpr int kN = " + number(n) + ", kT = " + (transposed ? "1" : "0") +
+              ", kGroups = " + number(groups) + ", kRows = " + number(box_rows) + ";\n" + R"(
 MOEJIT_KERNEL_MAPS(k0, 128, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps maps) {
   const u32 tile = (shared_base() + 1023u) & ~1023u, b = tile + 8192, bar = b + kGroups * kRows * 128;
   if (thread_id() == 0) {
@@ -50,7 +55,8 @@ MOEJIT_KERNEL_MAPS(k0, 128, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps m
   wgmma_hold(acc);
   wgmma_fence();
   MOEJIT_UNROLL
-  for (int j = 0; j < 4; ++j) wgmma_)" + type + R"(<kN, kT>(acc, da + j * 2, db + j * (kT ? 128 : 2), kN % 16 == 0 || j > 0);
+  for (int j = 0; j < 4; ++j) wgmma_)" +
+              type + R"(<kN, kT>(acc, da + j * 2, db + j * (kT ? 128 : 2), kN % 16 == 0 || j > 0);
   wgmma_commit();
   wgmma_wait<0>();
   wgmma_hold(acc);
@@ -66,8 +72,10 @@ Case tensor_case(int c0, int c1, int c2) {
   test.name = "tma_load_3d_" + number(c0 + 100) + "_" + number(c1 + 100) + "_" + number(c2 + 100);
   test.arch = "sm_90a";
   test.shared_bytes = 1024 + 4096 + 16;
-  test.maps.push_back({.base = TensorMapSpec::Base::kW13, .dims = {104, 20, 3}, .box = {64, 32, 1}});
-  test.body = "constexpr int kC0 = " + number(c0) + ", kC1 = " + number(c1) + ", kC2 = " + number(c2) + ";\n" + R"(
+  test.maps.push_back(
+      {.base = TensorMapSpec::Base::kW13, .dims = {104, 20, 3}, .box = {64, 32, 1}});
+  test.body = "constexpr int kC0 = " + number(c0) + ", kC1 = " + number(c1) +
+              ", kC2 = " + number(c2) + ";\n" + R"(
 MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps maps) {
   const u32 tile = (shared_base() + 1023u) & ~1023u, bar = tile + 4096;
   if (thread_id() == 0) {
@@ -99,7 +107,9 @@ void add_sm90_cases(std::vector<Case>* cases) {
   cases->push_back(tensor_case(-8, -3, 2));
   cases->push_back(tensor_case(48, 12, 1));
   cases->push_back(tensor_case(0, 0, 3));
-  cases->push_back({.name = "bulk_ring", .arch = "sm_90a", .body = R"(
+  cases->push_back({.name = "bulk_ring",
+                    .arch = "sm_90a",
+                    .body = R"(
 MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
   const u32 ring = (shared_base() + 127u) & ~127u, full = ring + 384, empty = full + 24;
   if (thread_id() == 0) {
@@ -123,8 +133,12 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
     if (++s == 3) { s = 0; phase ^= 1; }
   }
 }
-)", .threads = 64, .shared_bytes = 640});
-  cases->push_back({.name = "cp_async_arrive", .arch = "sm_90a", .body = R"(
+)",
+                    .threads = 64,
+                    .shared_bytes = 640});
+  cases->push_back({.name = "cp_async_arrive",
+                    .arch = "sm_90a",
+                    .body = R"(
 MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
   const u32 bar = shared_base() + 512;
   if (thread_id() == 0) { mbar_init(bar, 32); fence_mbar_init(); }
@@ -137,8 +151,13 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
     for (u32 i = 0; i < 4; ++i) stg_u32(OUT + i * 32 + lane_id(), lds_u32(shared_base() + (i * 32 + 31 - lane_id()) * 4));
   }
 }
-)", .threads = 64, .shared_bytes = 528, .out_words = 128});
-  cases->push_back({.name = "cluster", .arch = "sm_90a", .body = R"(
+)",
+                    .threads = 64,
+                    .shared_bytes = 528,
+                    .out_words = 128});
+  cases->push_back({.name = "cluster",
+                    .arch = "sm_90a",
+                    .body = R"(
 MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   sts_u32(shared_base() + lane_id() * 4, ldg_u32(IN + block_id() * 32 + lane_id()));
   cluster_sync();
@@ -148,7 +167,11 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   }
   cluster_sync();
 }
-)", .blocks = 4, .shared_bytes = 128, .cluster = 2, .out_words = 256});
+)",
+                    .blocks = 4,
+                    .shared_bytes = 128,
+                    .cluster = 2,
+                    .out_words = 256});
 }
 
 }  // namespace moejit_conformance

@@ -20,13 +20,14 @@ using moejit::Result;
 using moejit::Status;
 using moejit::StatusCode;
 
-Result<std::vector<uint32_t>> run_case(const Device& device, const Case& test, const KernelSource& source,
-                                       const Binary& binary) {
+Result<std::vector<uint32_t>> run_case(const Device& device, const Case& test,
+                                       const KernelSource& source, const Binary& binary) {
   auto module = device.load(binary, source);
   if (!module.ok()) return module.status();
   std::vector<uint32_t> out(static_cast<size_t>(test.out_words), 0xffffffffu);
   const size_t in_bytes = kInputWords * 4, out_bytes = out.size() * 4;
-  auto x = device.allocate(in_bytes), w = device.allocate(in_bytes), result = device.allocate(out_bytes);
+  auto x = device.allocate(in_bytes), w = device.allocate(in_bytes),
+       result = device.allocate(out_bytes);
   for (const auto* memory : {&x, &w, &result}) {
     if (!memory->ok()) return memory->status();
   }
@@ -53,13 +54,15 @@ float as_float(uint32_t bits) {
 int64_t ulps(uint32_t a, uint32_t b) {
   if (std::isnan(as_float(a)) && std::isnan(as_float(b))) return 0;
   const auto ordered = [](uint32_t v) {
-    return (v & 0x80000000u) != 0 ? -static_cast<int64_t>(v & 0x7fffffffu) : static_cast<int64_t>(v);
+    return (v & 0x80000000u) != 0 ? -static_cast<int64_t>(v & 0x7fffffffu)
+                                  : static_cast<int64_t>(v);
   };
   return std::llabs(ordered(a) - ordered(b));
 }
 
 // "" where the results agree as well as the case asks for.
-std::string compare(const Case& test, const std::vector<uint32_t>& gpu, const std::vector<uint32_t>& sim) {
+std::string compare(const Case& test, const std::vector<uint32_t>& gpu,
+                    const std::vector<uint32_t>& sim) {
   double scale = 0;
   for (uint32_t bits : sim) {
     if (test.max_relative > 0) scale = std::max<double>(scale, std::fabs(as_float(bits)));
@@ -68,9 +71,10 @@ std::string compare(const Case& test, const std::vector<uint32_t>& gpu, const st
   int64_t worst = 0;
   for (size_t i = 0; i < sim.size(); ++i) {
     if (gpu[i] == sim[i]) continue;
-    const bool close = (test.max_ulp > 0 && ulps(gpu[i], sim[i]) <= test.max_ulp) ||
-                       (test.max_relative > 0 &&
-                        std::fabs(double{as_float(gpu[i])} - as_float(sim[i])) <= test.max_relative * scale);
+    const bool close =
+        (test.max_ulp > 0 && ulps(gpu[i], sim[i]) <= test.max_ulp) ||
+        (test.max_relative > 0 &&
+         std::fabs(double{as_float(gpu[i])} - as_float(sim[i])) <= test.max_relative * scale);
     worst = std::max(worst, ulps(gpu[i], sim[i]));
     if (!close && wrong++ == 0) first = i;
   }
@@ -78,7 +82,8 @@ std::string compare(const Case& test, const std::vector<uint32_t>& gpu, const st
     return "";
   }
   char text[200];
-  std::snprintf(text, sizeof text, "%zu of %zu words differ, first at %zu: GPU %08x, simulator %08x; worst %lld ulp",
+  std::snprintf(text, sizeof text,
+                "%zu of %zu words differ, first at %zu: GPU %08x, simulator %08x; worst %lld ulp",
                 wrong, sim.size(), first, gpu[first], sim[first], static_cast<long long>(worst));
   return text;
 }
@@ -93,12 +98,14 @@ Result<std::vector<uint32_t>> simulate(const Case& test, const std::string& arch
 }
 
 std::vector<std::string> archs_of(const Case& test) {
-  return test.arch == "sm_80" ? std::vector<std::string>{"sm_80", "sm_90a"} : std::vector<std::string>{"sm_90a"};
+  return test.arch == "sm_80" ? std::vector<std::string>{"sm_80", "sm_90a"}
+                              : std::vector<std::string>{"sm_90a"};
 }
 
 void report(const Case& test, const std::string& arch, const std::string& problem, int* failures) {
   if (!problem.empty()) ++*failures;
-  std::printf("%-28s %-7s %s\n", test.name.c_str(), arch.c_str(), problem.empty() ? "agrees" : problem.c_str());
+  std::printf("%-28s %-7s %s\n", test.name.c_str(), arch.c_str(),
+              problem.empty() ? "agrees" : problem.c_str());
 }
 
 std::string words(const Status& status) {
@@ -121,7 +128,6 @@ int run_simulator(const char* path) {
         continue;
       }
       if (path == nullptr) continue;
-      Expected item{.name = test.name, .binary = {}, .out = *out};
       auto device = cuda_backend()->open(arch);
       if (!device.ok()) return std::printf("%s\n", words(device.status()).c_str()), 1;
       auto binary = (*device)->compile(make_source(test, arch, false));
@@ -129,8 +135,7 @@ int run_simulator(const char* path) {
         report(test, arch, words(binary.status()), &failures);
         continue;
       }
-      item.binary = *binary;
-      kept.push_back(std::move(item));
+      kept.push_back({test.name, *binary, *out});
     }
   }
   if (path != nullptr) {

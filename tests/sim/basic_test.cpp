@@ -18,7 +18,8 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
   u32* out = static_cast<u32*>(a.out);
   stg_u32(out + block_id() * 64 + thread_id(),
           block_id() * 10000 + block_count() * 1000 + warp_id() * 100 + lane_id());
-})", {.blocks = 3, .threads = 64}, args);
+})",
+                                {.blocks = 3, .threads = 64}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t b = 0; b < 3; ++b) {
     for (uint32_t t = 0; t < 64; ++t) {
@@ -42,7 +43,8 @@ MOEJIT_KERNEL(k0, 256, 1)(MOEJIT_PARAM MoeArgs a) {
   sts_f32(shared_base() + (255 - t) * 4, sum);
   block_sync();
   stg_f32(static_cast<f32*>(a.out) + t, lds_f32(shared_base() + t * 4));
-})", {.threads = 256, .shared_bytes = 1024}, args);
+})",
+                                {.threads = 256, .shared_bytes = 1024}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (int t = 0; t < 256; ++t) {
     const float n = static_cast<float>(255 - t);
@@ -67,7 +69,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   stg_u32(out + 192, warp_add_u32(t));
   stg_u32(out + 224, shfl_u32(t, t + 35));
   stg_f32(out + 256, shfl_xor_f32(static_cast<f32>(t), 31));
-})", {}, args);
+})",
+                                {}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   uint32_t thirds = 0;
   for (uint32_t t = 0; t < 32; t += 3) thirds |= 1u << t;
@@ -105,14 +108,16 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
       if (i < 3) bar_arrive(2, 64);
     }
   }
-})", {.threads = 64, .shared_bytes = 128}, args);
+})",
+                                {.threads = 64, .shared_bytes = 128}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t i = 0; i < 128; ++i) EXPECT_EQ(out[i], i / 32 * 100 + i % 32);
 }
 
 TEST_P(SimBasic, LastBlockSumsThroughAnAtomicCounter) {
-  for (const char* how : {"const u32 n = atomic_add_acq_rel(counter, 1);",
-                          "fence_gpu(); const u32 n = atomic_add_global(counter, 1); fence_gpu();"}) {
+  for (const char* how :
+       {"const u32 n = atomic_add_acq_rel(counter, 1);",
+        "fence_gpu(); const u32 n = atomic_add_global(counter, 1); fence_gpu();"}) {
     Buffer<uint32_t> out(device(), 1);
     Buffer<uint32_t> workspace(device(), 64);
     MoeArgs args{};
@@ -137,7 +142,8 @@ MOEJIT_KERNEL(k1, 64, 1)(MOEJIT_PARAM MoeArgs a) {
     for (u32 b = 0; b < block_count(); ++b) sum += ldg_u32(counter + 1 + b);
     stg_u32(a.out, sum);
   }
-})", {{}, {.blocks = 20, .threads = 64, .shared_bytes = 16}});
+})",
+                                           {{}, {.blocks = 20, .threads = 64, .shared_bytes = 16}});
     const Status status = run_sim(source, args);
     ASSERT_TRUE(status.ok()) << how << status.to_string() << status.log();
     EXPECT_EQ(out[0], 210u);
@@ -164,7 +170,8 @@ MOEJIT_KERNEL(k1, 32, 1)(MOEJIT_PARAM MoeArgs a) {
     stg_u32(flag + 1, 77);
     atomic_add_acq_rel(flag, 1);
   }
-})", {{}, {.blocks = 2}});
+})",
+                                         {{}, {.blocks = 2}});
   const Status status = run_sim(source, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   EXPECT_EQ(out[0], 77u);
@@ -179,7 +186,8 @@ TEST(SimDevice, ListsOpensAndRefuses) {
   EXPECT_EQ(devices[1].name, "sim:sm_90a");
   EXPECT_EQ(sim_backend()->open("sm_75").status().code(), StatusCode::kNotFound);
   const Device* device = sim_device("sm_90a");
-  KernelSource source = sim_source("sm_80", "MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {}", {{}});
+  KernelSource source =
+      sim_source("sm_80", "MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {}", {{}});
   EXPECT_EQ(device->compile(source).status().code(), StatusCode::kUnsupported);
 }
 
@@ -192,7 +200,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
 })";
   std::vector<double> costs;
   for (const char* count : {"1024", "4096"}) {
-    const KernelSource source = sim_source("sm_90a", std::string("#define COUNT ") + count + body, {{}});
+    const KernelSource source =
+        sim_source("sm_90a", std::string("#define COUNT ") + count + body, {{}});
     auto binary = device->compile(source);
     ASSERT_TRUE(binary.ok());
     auto module = device->load(*binary, source);

@@ -26,7 +26,8 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
   block_sync();
   const u32 other = lds_u32(shared_base() + 1024 + (63 - t) * 16);
   if (t % 3 == 0) stg_u32(static_cast<u32*>(a.out) + t * 4, other);
-})", {.threads = 64, .shared_bytes = 2048}, args);
+})",
+                                {.threads = 64, .shared_bytes = 2048}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t t = 0; t < 64; ++t) {
     EXPECT_EQ(out[t * 4], t % 3 == 0 ? (63 - t) * 4 + 1 : t * 4 + 1);
@@ -68,7 +69,8 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
       if (lane_id() == 0) mbar_arrive(empty + s * 8);
     }
   }
-})", {.threads = 64, .shared_bytes = 512}, args);
+})",
+                                {.threads = 64, .shared_bytes = 512}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t i = 0; i < 9 * 32; ++i) EXPECT_EQ(out[i], i * 7);
 }
@@ -92,7 +94,8 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
     mbar_wait(bar, 0);
     stg_u32(static_cast<u32*>(a.out) + lane_id(), lds_u32(shared_base() + (31 - lane_id()) * 16));
   }
-})", {.threads = 64, .shared_bytes = 528}, args);
+})",
+                                {.threads = 64, .shared_bytes = 528}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(out[i], (31 - i) * 4);
 }
@@ -123,7 +126,8 @@ MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps ma
     const u16 v = lds_u16(tile + row * 128 + ((chunk ^ (row % 8)) << 4) + i % 8 * 2);
     stg_u16(static_cast<u16*>(a.out) + i, v);
   }
-})", {{.shared_bytes = 4096}});
+})",
+                                   {{.shared_bytes = 4096}});
   source.entries[0].tensor_maps = true;
   source.tensor_maps.push_back({.base = TensorMapSpec::Base::kW13,
                                 .element_bytes = 2,
@@ -153,7 +157,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   const u32 v = ld_cluster_u32(shared_base() + lane_id() * 4, cluster_rank() ^ 1u);
   stg_u32(static_cast<u32*>(a.out) + block_id() * 32 + lane_id(), v);
   cluster_sync();
-})", {.blocks = 4, .shared_bytes = 128, .cluster = 2}, args);
+})",
+                                {.blocks = 4, .shared_bytes = 128, .cluster = 2}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t i = 0; i < 128; ++i) EXPECT_EQ(out[i], (i / 32 ^ 1u) * 100 + i % 32);
 }
@@ -172,7 +177,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
 MOEJIT_KERNEL(k1, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   grid_wait();
   stg_u32(static_cast<u32*>(a.out) + thread_id(), ldg_u32(static_cast<u32*>(a.workspace) + thread_id()));
-})", {{}, {}});
+})",
+                                   {{}, {}});
   source.entries[1].dependent_launch = true;
   const Status status = run_sim(source, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();

@@ -13,10 +13,12 @@ uint16_t bf16(float v) {
   return static_cast<uint16_t>(bits >> 16);  // exact for small integers
 }
 
-float small(std::mt19937& random) { return static_cast<float>(static_cast<int>(random() % 9) - 4); }
+float small(std::mt19937& random) {
+  return static_cast<float>(static_cast<int>(random() % 9) - 4);
+}
 
-// PTX ISA 9.7.14.5.15: thread l of matrix m holds row l/4, columns 2 (l%4) and the next; with .trans
-// rows and columns swap.
+// PTX ISA 9.7.14.5.15: thread l of matrix m holds row l/4, columns 2 (l%4) and the next; with
+// .trans rows and columns swap.
 TEST(SimMatrix, LdmatrixLayout) {
   const Device* device = sim_device("sm_80");
   Buffer<uint32_t> out(device, 32 * 12);
@@ -36,7 +38,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   u32* out = static_cast<u32*>(a.out) + t * 12;
   for (int i = 0; i < 4; ++i) { stg_u32(out + i, r[i]); stg_u32(out + 4 + i, s[i]); }
   for (int i = 0; i < 2; ++i) { stg_u32(out + 8 + i, p[i]); stg_u32(out + 10 + i, q[i]); }
-})", {.shared_bytes = 512}, args);
+})",
+                                {.shared_bytes = 512}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t t = 0; t < 32; ++t) {
     for (uint32_t m = 0; m < 4; ++m) {
@@ -62,9 +65,12 @@ TEST(SimMatrix, MmaHalfTypes) {
     const Device* device = sim_device("sm_80");
     std::mt19937 random(7);
     float a[16][16], b[16][8], c[16][8];
-    for (auto& row : a) for (float& v : row) v = small(random);
-    for (auto& row : b) for (float& v : row) v = small(random);
-    for (auto& row : c) for (float& v : row) v = small(random);
+    for (auto& row : a)
+      for (float& v : row) v = small(random);
+    for (auto& row : b)
+      for (float& v : row) v = small(random);
+    for (auto& row : c)
+      for (float& v : row) v = small(random);
     Buffer<uint32_t> in(device, 32 * 10);
     Buffer<float> out(device, 32 * 4);
     const auto half = [&](float v) {
@@ -100,7 +106,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs p) {
   for (int i = 0; i < 2; ++i) b[i] = ldg_u32(in + 4 + i);
   )" + name + R"((d, a, b);
   for (int i = 0; i < 4; ++i) stg_f32(static_cast<f32*>(p.out) + thread_id() * 4 + i, d[i]);
-})", {}, args);
+})",
+                                  {}, args);
     ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
     for (uint32_t l = 0; l < 32; ++l) {
       for (uint32_t i = 0; i < 4; ++i) {
@@ -118,8 +125,10 @@ TEST(SimMatrix, MmaTf32IgnoresTheLowBits) {
   const Device* device = sim_device("sm_80");
   std::mt19937 random(9);
   float a[16][8], b[8][8];
-  for (auto& row : a) for (float& v : row) v = small(random);
-  for (auto& row : b) for (float& v : row) v = small(random);
+  for (auto& row : a)
+    for (float& v : row) v = small(random);
+  for (auto& row : b)
+    for (float& v : row) v = small(random);
   Buffer<uint32_t> in(device, 32 * 6);
   Buffer<float> out(device, 32 * 4);
   const auto dirty = [](float v) {
@@ -129,8 +138,8 @@ TEST(SimMatrix, MmaTf32IgnoresTheLowBits) {
   };
   for (uint32_t l = 0; l < 32; ++l) {
     const uint32_t g = l / 4, c = l % 4;
-    const uint32_t words[6] = {dirty(a[g][c]), dirty(a[g + 8][c]), dirty(a[g][c + 4]),
-                               dirty(a[g + 8][c + 4]), dirty(b[c][g]), dirty(b[c + 4][g])};
+    const uint32_t words[6] = {dirty(a[g][c]),         dirty(a[g + 8][c]), dirty(a[g][c + 4]),
+                               dirty(a[g + 8][c + 4]), dirty(b[c][g]),     dirty(b[c + 4][g])};
     std::memcpy(&in[l * 6], words, sizeof words);
   }
   MoeArgs args{};
@@ -145,7 +154,8 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs p) {
   for (int i = 0; i < 2; ++i) b[i] = ldg_u32(in + 4 + i);
   mma_tf32(d, a, b);
   for (int i = 0; i < 4; ++i) stg_f32(static_cast<f32*>(p.out) + thread_id() * 4 + i, d[i]);
-})", {}, args);
+})",
+                                {}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t l = 0; l < 32; ++l) {
     for (uint32_t i = 0; i < 4; ++i) {
@@ -180,7 +190,8 @@ TEST(SimMatrix, WgmmaSwizzled128) {
     args.x = a.data();
     args.w13 = b.data();
     args.out = out.data();
-    const Status status = run_sim("sm_90a", std::string("constexpr int kT = ") + (transposed ? "1" : "0") + R"(;
+    const Status status =
+        run_sim("sm_90a", std::string("constexpr int kT = ") + (transposed ? "1" : "0") + R"(;
 MOEJIT_DEVICE void fill(u32 to, const void* from) {  // 64 rows of 128 bytes
   for (u32 i = thread_id(); i < 512; i += 128) {
     const u32 row = i / 8, chunk = i % 8;
@@ -207,7 +218,8 @@ MOEJIT_KERNEL(k0, 128, 1)(MOEJIT_PARAM MoeArgs p) {
   wgmma_wait<0>();
   wgmma_hold(acc);
   for (int i = 0; i < 32; ++i) stg_f32(static_cast<f32*>(p.out) + thread_id() * 32 + i, acc[i]);
-})", {.threads = 128, .shared_bytes = 17408}, args);
+})",
+                {.threads = 128, .shared_bytes = 17408}, args);
     ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
     for (uint32_t t = 0; t < 128; ++t) {
       for (uint32_t i = 0; i < 32; ++i) {
@@ -251,7 +263,8 @@ MOEJIT_KERNEL(k0, 128, 1)(MOEJIT_PARAM MoeArgs p) {
   wgmma_commit();
   wgmma_wait<0>();
   for (int i = 0; i < 4; ++i) stg_f32(static_cast<f32*>(p.out) + t * 4 + i, acc[i]);
-})", {.threads = 128, .shared_bytes = 2048 + 256 + 128}, args);
+})",
+                                {.threads = 128, .shared_bytes = 2048 + 256 + 128}, args);
   ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
   for (uint32_t t = 0; t < 128; ++t) {
     for (uint32_t i = 0; i < 4; ++i) {

@@ -16,7 +16,9 @@ const std::vector<std::string>& sim_archs() {
   return archs;
 }
 
-const Target& sim_target(const std::string& arch) { return (*sim_backend()->open(arch))->info().target; }
+const Target& sim_target(const std::string& arch) {
+  return (*sim_backend()->open(arch))->info().target;
+}
 
 std::vector<const Family*> gpu_families(const moejit::MoeConfig& config, const std::string& arch) {
   std::vector<const Family*> list;

@@ -39,7 +39,8 @@ TEST_P(SimMoe, MatchesReference) {
         const Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
         const SimKernel kernel(config, arch, *family, schedule);
         ASSERT_EQ(kernel.error(), "");
-        const RoutingKind kinds[] = {RoutingKind::kUniform, RoutingKind::kSentinels, RoutingKind::kZipf};
+        const RoutingKind kinds[] = {RoutingKind::kUniform, RoutingKind::kSentinels,
+                                     RoutingKind::kZipf};
         expect_right(kernel, config, {.tokens = tokens, .seed = seed, .routing = kinds[seed % 3]});
         ++seed;
       }
@@ -90,7 +91,8 @@ TEST(SimMoeSchedules, AreAllRight) {
         const size_t most = test_level() >= 3 ? legal.size() : test_level() == 2 ? 24 : 6;
         const size_t stride = std::max<size_t>(1, legal.size() / most);
         for (size_t i = stride / 2; i < legal.size(); i += stride) {
-          const SimKernel kernel(config, arch, *moejit::internal::find_family(legal[i].family), legal[i]);
+          const SimKernel kernel(config, arch, *moejit::internal::find_family(legal[i].family),
+                                 legal[i]);
           ASSERT_EQ(kernel.error(), "");
           expect_right(kernel, config, {.tokens = 5, .seed = i + 1});
         }

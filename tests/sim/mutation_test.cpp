@@ -15,7 +15,8 @@ using namespace moejit::internal;  // NOLINT: a test of internals
 std::vector<size_t> statements(const std::string& text, const std::string& call) {
   std::vector<size_t> found;
   const size_t kernels = text.find("namespace moe {");
-  for (size_t at = text.find(call, kernels); at != std::string::npos; at = text.find(call, at + 1)) {
+  for (size_t at = text.find(call, kernels); at != std::string::npos;
+       at = text.find(call, at + 1)) {
     size_t begin = text.rfind('\n', at) + 1;
     if (text.find_first_not_of(' ', begin) == at) found.push_back(at);
   }
@@ -30,8 +31,9 @@ struct Mutant {
 };
 
 std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::string& arch,
-                                const std::string& family_name, const std::vector<std::string>& calls,
-                                int64_t tokens, int64_t many) {
+                                const std::string& family_name,
+                                const std::vector<std::string>& calls, int64_t tokens,
+                                int64_t many) {
   std::vector<Mutant> mutants;
   const Family* family = find_family(family_name);
   EXPECT_NE(family, nullptr);
@@ -75,10 +77,11 @@ void expect_found(const std::vector<Mutant>& mutants, size_t least) {
   EXPECT_GE(found * 10, mutants.size() * least) << found << " of " << mutants.size();
 }
 
-const std::vector<std::string> kAmpere = {"block_sync(", "warp_sync(", "cp_async_wait<", "bar_sync("};
+const std::vector<std::string> kAmpere = {"block_sync(", "warp_sync(", "cp_async_wait<",
+                                          "bar_sync("};
 const std::vector<std::string> kHopper = {
-    "block_sync(",       "warp_sync(",   "cp_async_wait<", "bar_sync(",   "grid_wait(",
-    "mbar_wait(",        "wgmma_wait<",  "wgmma_fence(",   "mbar_arrive(", "cp_async_arrive_noinc(",
+    "block_sync(",       "warp_sync(",  "cp_async_wait<", "bar_sync(",    "grid_wait(",
+    "mbar_wait(",        "wgmma_wait<", "wgmma_fence(",   "mbar_arrive(", "cp_async_arrive_noinc(",
     "fence_proxy_async("};
 
 moejit::MoeConfig layer(int32_t hidden, int32_t intermediate) {

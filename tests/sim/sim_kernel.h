@@ -51,8 +51,9 @@ inline KernelSource sim_source(const std::string& arch, const std::string& body,
   source.name = "test.cc";
   source.arch = arch;
   source.language = "sim";
-  source.text = expand_templates({"abi.h", arch == "sm_80" ? "device/sim/sm80.h" : "device/sim/sm90.h"}) +
-                "using namespace dev;\nusing moejit_abi::MoeArgs;\n" + body;
+  source.text =
+      expand_templates({"abi.h", arch == "sm_80" ? "device/sim/sm80.h" : "device/sim/sm90.h"}) +
+      "using namespace dev;\nusing moejit_abi::MoeArgs;\n" + body;
   for (size_t i = 0; i < shapes.size(); ++i) {
     Entry entry;
     entry.name = "k" + std::to_string(i);

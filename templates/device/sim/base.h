@@ -16,7 +16,8 @@
 #define MOEJIT_SIM_LINE u32 line = __builtin_LINE()
 
 extern "C" {
-__attribute__((visibility("default"))) inline const moejit_sim::Runtime* moejit_sim_runtime = nullptr;
+__attribute__((visibility("default"))) inline const moejit_sim::Runtime* moejit_sim_runtime =
+    nullptr;
 __attribute__((visibility("default"))) inline const moejit_sim::Self* moejit_sim_self = nullptr;
 
 // Called once after loading; returns where the simulator must put the running thread's Self.
@@ -37,28 +38,48 @@ using i32 = int;
 using i64 = long long;
 using f32 = float;
 
-struct alignas(8) u32x2 { u32 x, y; };
-struct alignas(16) u32x4 { u32 x, y, z, w; };
-struct alignas(8) f32x2 { f32 x, y; };
-struct alignas(16) f32x4 { f32 x, y, z, w; };
+struct alignas(8) u32x2 {
+  u32 x, y;
+};
+struct alignas(16) u32x4 {
+  u32 x, y, z, w;
+};
+struct alignas(8) f32x2 {
+  f32 x, y;
+};
+struct alignas(16) f32x4 {
+  f32 x, y, z, w;
+};
 
 // --- ids ---------------------------------------------------------------------------------------
-MOEJIT_DEVICE u32 thread_id() { return moejit_sim_self->thread; }
-MOEJIT_DEVICE u32 lane_id() { return moejit_sim_self->thread & 31u; }
-MOEJIT_DEVICE u32 warp_id() { return moejit_sim_self->thread >> 5; }
-MOEJIT_DEVICE u32 block_id() { return moejit_sim_self->block; }
-MOEJIT_DEVICE u32 block_count() { return moejit_sim_self->block_count; }
-MOEJIT_DEVICE u32 shared_base() { return moejit_sim_self->shared_base; }
+MOEJIT_DEVICE u32 thread_id() {
+  return moejit_sim_self->thread;
+}
+MOEJIT_DEVICE u32 lane_id() {
+  return moejit_sim_self->thread & 31u;
+}
+MOEJIT_DEVICE u32 warp_id() {
+  return moejit_sim_self->thread >> 5;
+}
+MOEJIT_DEVICE u32 block_id() {
+  return moejit_sim_self->block;
+}
+MOEJIT_DEVICE u32 block_count() {
+  return moejit_sim_self->block_count;
+}
+MOEJIT_DEVICE u32 shared_base() {
+  return moejit_sim_self->shared_base;
+}
 
 // --- shared memory -----------------------------------------------------------------------------
-#define MOEJIT_SIM_SHARED(TYPE, NAME)                                              \
-  MOEJIT_DEVICE TYPE lds_##NAME(u32 a, MOEJIT_SIM_LINE) {                                         \
-    TYPE v;                                                                        \
-    moejit_sim_runtime->load_shared(a, &v, sizeof v, line);               \
-    return v;                                                                      \
-  }                                                                                \
-  MOEJIT_DEVICE void sts_##NAME(u32 a, TYPE v, MOEJIT_SIM_LINE) {                                 \
-    moejit_sim_runtime->store_shared(a, &v, sizeof v, line);              \
+#define MOEJIT_SIM_SHARED(TYPE, NAME)                             \
+  MOEJIT_DEVICE TYPE lds_##NAME(u32 a, MOEJIT_SIM_LINE) {         \
+    TYPE v;                                                       \
+    moejit_sim_runtime->load_shared(a, &v, sizeof v, line);       \
+    return v;                                                     \
+  }                                                               \
+  MOEJIT_DEVICE void sts_##NAME(u32 a, TYPE v, MOEJIT_SIM_LINE) { \
+    moejit_sim_runtime->store_shared(a, &v, sizeof v, line);      \
   }
 MOEJIT_SIM_SHARED(u16, u16)
 MOEJIT_SIM_SHARED(u32, u32)
@@ -73,14 +94,14 @@ MOEJIT_DEVICE u32 atomic_add_shared(u32 a, u32 v, MOEJIT_SIM_LINE) {
 }
 
 // --- global memory -----------------------------------------------------------------------------
-#define MOEJIT_SIM_GLOBAL(TYPE, NAME)                                              \
-  MOEJIT_DEVICE TYPE ldg_##NAME(const void* p, MOEJIT_SIM_LINE) {                                 \
-    TYPE v;                                                                        \
-    moejit_sim_runtime->load_global(p, &v, sizeof v, 0, line);            \
-    return v;                                                                      \
-  }                                                                                \
-  MOEJIT_DEVICE void stg_##NAME(void* p, TYPE v, MOEJIT_SIM_LINE) {                               \
-    moejit_sim_runtime->store_global(p, &v, sizeof v, line);              \
+#define MOEJIT_SIM_GLOBAL(TYPE, NAME)                               \
+  MOEJIT_DEVICE TYPE ldg_##NAME(const void* p, MOEJIT_SIM_LINE) {   \
+    TYPE v;                                                         \
+    moejit_sim_runtime->load_global(p, &v, sizeof v, 0, line);      \
+    return v;                                                       \
+  }                                                                 \
+  MOEJIT_DEVICE void stg_##NAME(void* p, TYPE v, MOEJIT_SIM_LINE) { \
+    moejit_sim_runtime->store_global(p, &v, sizeof v, line);        \
   }
 MOEJIT_SIM_GLOBAL(u16, u16)
 MOEJIT_SIM_GLOBAL(u32, u32)
@@ -108,37 +129,47 @@ MOEJIT_DEVICE u32 ld_acquire(const u32* p, MOEJIT_SIM_LINE) {
 MOEJIT_DEVICE void fence_gpu(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->fence(moejit_sim::kFenceGpu, line);
 }
-MOEJIT_DEVICE u64 policy_evict_first() { return 0x12F0000000000000ull; }
-MOEJIT_DEVICE u64 policy_evict_last() { return 0x14F0000000000000ull; }
-MOEJIT_DEVICE u64 policy_evict_normal() { return 0x1000000000000000ull; }
-MOEJIT_DEVICE void prefetch_l2(const void* p, MOEJIT_SIM_LINE) { moejit_sim_runtime->prefetch(p, line); }
+MOEJIT_DEVICE u64 policy_evict_first() {
+  return 0x12F0000000000000ull;
+}
+MOEJIT_DEVICE u64 policy_evict_last() {
+  return 0x14F0000000000000ull;
+}
+MOEJIT_DEVICE u64 policy_evict_normal() {
+  return 0x1000000000000000ull;
+}
+MOEJIT_DEVICE void prefetch_l2(const void* p, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->prefetch(p, line);
+}
 
 // --- warp and block ----------------------------------------------------------------------------
 MOEJIT_DEVICE void warp_sync(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->collective(moejit_sim::kWarpSync, nullptr, line);
 }
-MOEJIT_DEVICE void block_sync(MOEJIT_SIM_LINE) { moejit_sim_runtime->block_sync(line); }
+MOEJIT_DEVICE void block_sync(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->block_sync(line);
+}
 MOEJIT_DEVICE void bar_sync(u32 id, u32 threads, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->named_barrier(id, threads, 1, line);
 }
 MOEJIT_DEVICE void bar_arrive(u32 id, u32 threads, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->named_barrier(id, threads, 0, line);
 }
-#define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                                    \
-  MOEJIT_DEVICE u32 NAME(u32 v, u32 operand, MOEJIT_SIM_LINE) {                                          \
-    moejit_sim::ShuffleArgs args{moejit_sim::MODE, v, operand, 0};                        \
-    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line);           \
-    return args.result;                                                                   \
+#define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                 \
+  MOEJIT_DEVICE u32 NAME(u32 v, u32 operand, MOEJIT_SIM_LINE) {        \
+    moejit_sim::ShuffleArgs args{moejit_sim::MODE, v, operand, 0};     \
+    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line); \
+    return args.result;                                                \
   }
 MOEJIT_SIM_SHUFFLE(shfl_u32, kIndex)
 MOEJIT_SIM_SHUFFLE(shfl_xor_u32, kXor)
 MOEJIT_SIM_SHUFFLE(shfl_up_u32, kUp)
 #undef MOEJIT_SIM_SHUFFLE
-#define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                                    \
-  MOEJIT_DEVICE f32 NAME(f32 v, u32 operand, MOEJIT_SIM_LINE) {                                          \
+#define MOEJIT_SIM_SHUFFLE(NAME, MODE)                                                      \
+  MOEJIT_DEVICE f32 NAME(f32 v, u32 operand, MOEJIT_SIM_LINE) {                             \
     moejit_sim::ShuffleArgs args{moejit_sim::MODE, __builtin_bit_cast(u32, v), operand, 0}; \
-    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line);           \
-    return __builtin_bit_cast(f32, args.result);                                          \
+    moejit_sim_runtime->collective(moejit_sim::kShuffle, &args, line);                      \
+    return __builtin_bit_cast(f32, args.result);                                            \
   }
 MOEJIT_SIM_SHUFFLE(shfl_f32, kIndex)
 MOEJIT_SIM_SHUFFLE(shfl_xor_f32, kXor)
@@ -148,11 +179,11 @@ MOEJIT_DEVICE u32 warp_ballot(bool p, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->collective(moejit_sim::kBallot, &args, line);
   return args.result;
 }
-#define MOEJIT_SIM_REDUCE(NAME, OP)                                                       \
-  MOEJIT_DEVICE u32 NAME(u32 v, MOEJIT_SIM_LINE) {                                                       \
-    moejit_sim::ReduceArgs args{moejit_sim::OP, v, 0};                                    \
-    moejit_sim_runtime->collective(moejit_sim::kReduce, &args, line);            \
-    return args.result;                                                                   \
+#define MOEJIT_SIM_REDUCE(NAME, OP)                                   \
+  MOEJIT_DEVICE u32 NAME(u32 v, MOEJIT_SIM_LINE) {                    \
+    moejit_sim::ReduceArgs args{moejit_sim::OP, v, 0};                \
+    moejit_sim_runtime->collective(moejit_sim::kReduce, &args, line); \
+    return args.result;                                               \
   }
 MOEJIT_SIM_REDUCE(warp_max_u32, kMax)
 MOEJIT_SIM_REDUCE(warp_min_u32, kMin)
@@ -160,9 +191,15 @@ MOEJIT_SIM_REDUCE(warp_add_u32, kAdd)
 #undef MOEJIT_SIM_REDUCE
 
 // --- numbers -----------------------------------------------------------------------------------
-MOEJIT_DEVICE f32 as_f32(u32 v) { return __builtin_bit_cast(f32, v); }
-MOEJIT_DEVICE u32 as_u32(f32 v) { return __builtin_bit_cast(u32, v); }
-MOEJIT_DEVICE f32 bf16_to_f32(u16 v) { return as_f32(static_cast<u32>(v) << 16); }
+MOEJIT_DEVICE f32 as_f32(u32 v) {
+  return __builtin_bit_cast(f32, v);
+}
+MOEJIT_DEVICE u32 as_u32(f32 v) {
+  return __builtin_bit_cast(u32, v);
+}
+MOEJIT_DEVICE f32 bf16_to_f32(u16 v) {
+  return as_f32(static_cast<u32>(v) << 16);
+}
 // cvt.rn: to nearest even; a NaN becomes the canonical one, as on the device.
 MOEJIT_DEVICE u16 f32_to_bf16(f32 v) {
   const u32 bits = as_u32(v);
@@ -199,11 +236,21 @@ MOEJIT_DEVICE u32 pack_bf16(f32 lo, f32 hi) {
 MOEJIT_DEVICE u32 pack_f16(f32 lo, f32 hi) {
   return f32_to_f16(lo) | static_cast<u32>(f32_to_f16(hi)) << 16;
 }
-MOEJIT_DEVICE f32 exp_f32(f32 x) { return moejit_sim_runtime->math(moejit_sim::kExp, x); }
-MOEJIT_DEVICE f32 tanh_f32(f32 x) { return moejit_sim_runtime->math(moejit_sim::kTanh, x); }
-MOEJIT_DEVICE f32 erf_f32(f32 x) { return moejit_sim_runtime->math(moejit_sim::kErf, x); }
-MOEJIT_DEVICE f32 log1p_f32(f32 x) { return moejit_sim_runtime->math(moejit_sim::kLog1p, x); }
-MOEJIT_DEVICE f32 sqrt_f32(f32 x) { return moejit_sim_runtime->math(moejit_sim::kSqrt, x); }
+MOEJIT_DEVICE f32 exp_f32(f32 x) {
+  return moejit_sim_runtime->math(moejit_sim::kExp, x);
+}
+MOEJIT_DEVICE f32 tanh_f32(f32 x) {
+  return moejit_sim_runtime->math(moejit_sim::kTanh, x);
+}
+MOEJIT_DEVICE f32 erf_f32(f32 x) {
+  return moejit_sim_runtime->math(moejit_sim::kErf, x);
+}
+MOEJIT_DEVICE f32 log1p_f32(f32 x) {
+  return moejit_sim_runtime->math(moejit_sim::kLog1p, x);
+}
+MOEJIT_DEVICE f32 sqrt_f32(f32 x) {
+  return moejit_sim_runtime->math(moejit_sim::kSqrt, x);
+}
 MOEJIT_DEVICE f32 fast_exp_f32(f32 x) {
   return moejit_sim_runtime->math(moejit_sim::kExp2, x * 1.44269504088896340736f);
 }
@@ -213,12 +260,20 @@ MOEJIT_DEVICE f32 fast_div(f32 a, f32 b) {
   if (magnitude > 0x7e800000u && magnitude < 0x7f800000u) return a * 0.0f;
   return a / b;
 }
-MOEJIT_DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
-MOEJIT_DEVICE u32 popc(u32 v) { return static_cast<u32>(__builtin_popcount(v)); }
-MOEJIT_DEVICE u32 ffs(u32 v) { return static_cast<u32>(__builtin_ffs(static_cast<int>(v))); }
+MOEJIT_DEVICE f32 fma_f32(f32 a, f32 b, f32 c) {
+  return __builtin_fmaf(a, b, c);
+}
+MOEJIT_DEVICE u32 popc(u32 v) {
+  return static_cast<u32>(__builtin_popcount(v));
+}
+MOEJIT_DEVICE u32 ffs(u32 v) {
+  return static_cast<u32>(__builtin_ffs(static_cast<int>(v)));
+}
 
 // --- dependent launch --------------------------------------------------------------------------
-MOEJIT_DEVICE void grid_wait(MOEJIT_SIM_LINE) { moejit_sim_runtime->grid_wait(line); }
+MOEJIT_DEVICE void grid_wait(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->grid_wait(line);
+}
 MOEJIT_DEVICE void grid_launch_dependents(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->grid_launch_dependents(line);
 }

@@ -24,7 +24,7 @@ enum Collective {
   kReduce = 3,
   kLdmatrix = 4,
   kMma = 5,
-  kWgmmaFence = 6,   // the rest: warpgroup
+  kWgmmaFence = 6,  // the rest: warpgroup
   kWgmma = 7,
   kWgmmaCommit = 8,
   kWgmmaWait = 9,
@@ -88,9 +88,9 @@ enum MathFunction { kExp = 0, kTanh = 1, kErf = 2, kLog1p = 3, kSqrt = 4, kExp2 
 struct TensorMapData {
   unsigned long long magic;  // kTensorMapMagic
   const void* base;
-  unsigned rank;             // 2 or 3
+  unsigned rank;  // 2 or 3
   unsigned element_bytes;
-  unsigned swizzle_bytes;    // 0, 32, 64 or 128
+  unsigned swizzle_bytes;  // 0, 32, 64 or 128
   unsigned box[3];
   unsigned long long dim[3];     // elements, innermost first
   unsigned long long stride[3];  // bytes; stride[0] is element_bytes

@@ -5,9 +5,13 @@
 
 namespace dev {
 
-struct alignas(64) TensorMap { u64 opaque[16]; };
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
 constexpr int kMaxTensorMaps = 4;
-struct TensorMaps { TensorMap map[kMaxTensorMaps]; };
+struct TensorMaps {
+  TensorMap map[kMaxTensorMaps];
+};
 
 MOEJIT_DEVICE void mbar_init(u32 bar, u32 count, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->mbar_init(bar, count, line);
@@ -15,7 +19,9 @@ MOEJIT_DEVICE void mbar_init(u32 bar, u32 count, MOEJIT_SIM_LINE) {
 MOEJIT_DEVICE void fence_mbar_init(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->fence(moejit_sim::kFenceMbarInit, line);
 }
-MOEJIT_DEVICE void mbar_arrive(u32 bar, MOEJIT_SIM_LINE) { moejit_sim_runtime->mbar_arrive(bar, 0, line); }
+MOEJIT_DEVICE void mbar_arrive(u32 bar, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->mbar_arrive(bar, 0, line);
+}
 MOEJIT_DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->mbar_arrive(bar, bytes, line);
 }
@@ -34,19 +40,24 @@ MOEJIT_DEVICE void fence_proxy_async_global(MOEJIT_SIM_LINE) {
 MOEJIT_DEVICE void bulk_load(u32 dst, const void* src, u32 bytes, u32 bar, u64, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->bulk_load(dst, src, bytes, bar, line);
 }
-MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u32 bar, u64, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u32 bar, u64,
+                               MOEJIT_SIM_LINE) {
   const i32 coordinates[2] = {c0, c1};
   moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, bar, line);
 }
-MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar,
-                                 u64, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar, u64,
+                               MOEJIT_SIM_LINE) {
   const i32 coordinates[3] = {c0, c1, c2};
   moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, line);
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap*) {}
 
-MOEJIT_DEVICE u32 cluster_rank() { return moejit_sim_self->cluster_rank; }
-MOEJIT_DEVICE void cluster_sync(MOEJIT_SIM_LINE) { moejit_sim_runtime->cluster_sync(line); }
+MOEJIT_DEVICE u32 cluster_rank() {
+  return moejit_sim_self->cluster_rank;
+}
+MOEJIT_DEVICE void cluster_sync(MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->cluster_sync(line);
+}
 MOEJIT_DEVICE u32 ld_cluster_u32(u32 a, u32 rank, MOEJIT_SIM_LINE) {
   return moejit_sim_runtime->load_cluster(a, rank, line);
 }
@@ -79,12 +90,14 @@ MOEJIT_DEVICE void wgmma_hold(f32 (&d)[N]) {
   asm volatile("" ::"r"(&d) : "memory");
 }
 template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate,
+                              MOEJIT_SIM_LINE) {
   moejit_sim::WgmmaArgs args{moejit_sim::kBf16, N, TransB, accumulate, desc_a, desc_b, d};
   moejit_sim_runtime->collective(moejit_sim::kWgmma, &args, line);
 }
 template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_f16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE void wgmma_f16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate,
+                             MOEJIT_SIM_LINE) {
   moejit_sim::WgmmaArgs args{moejit_sim::kF16, N, TransB, accumulate, desc_a, desc_b, d};
   moejit_sim_runtime->collective(moejit_sim::kWgmma, &args, line);
 }
