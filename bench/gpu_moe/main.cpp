@@ -1,7 +1,8 @@
 // gpu_moe: correctness and speed of the GPU families at their real sizes, without the cache.
 //   gpu_moe check [--samples N]                every family on layers that use every config field
 //   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
-//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"] [--entries 1]
+//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
+//                [--routed 1] [--best 1] [--entries 1]
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
 #include <atomic>
@@ -19,6 +20,7 @@
 #include "generator/family.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
+#include "tuner/roofline.h"
 #include "tuner/workload.h"
 
 namespace {
@@ -31,7 +33,7 @@ struct Arguments {
   std::vector<int64_t> tokens;
   int samples = 3, repeats = 20;
   double check_operations = 3e8;
-  bool entries = false;
+  bool entries = false, routed = false, best = false;
 };
 
 double now() {
@@ -58,6 +60,69 @@ void compile_all(const Device& device, const MoeConfig& config, std::vector<Buil
     });
   }
   for (std::thread& t : threads) t.join();
+}
+
+// What the model ranks best for these routings: `samples` schedules, at most half of them of one
+// family while others are left, and each family's default.
+std::vector<Built> rank(const Device& device, const MoeConfig& config, const Arguments& args, const DeviceLimits& limits,
+                        const std::vector<RowCounts>& routings, int64_t tokens) {
+  std::vector<Built> list;
+  std::map<std::string, int> taken;
+  const auto take = [&](const Schedule& schedule) {
+    for (const Built& b : list) {
+      if (b.schedule == schedule) return;
+    }
+    Built b;
+    b.family = find_family(schedule.family);
+    b.schedule = schedule;
+    list.push_back(std::move(b));
+    ++taken[schedule.family];
+  };
+  const auto ranked = rank_schedules(config, device.info().target, limits, {routings.front()});
+  for (const RankedSchedule& r : ranked) {
+    if (static_cast<int>(list.size()) >= args.samples) break;
+    if (!args.family.empty() && args.family != r.schedule.family) continue;
+    if (r.predicted_s > 3 * ranked.front().predicted_s) break;
+    if (taken[r.schedule.family] < (args.samples + 1) / 2 || !args.family.empty()) take(r.schedule);
+  }
+  for (const auto& [name, count] : std::map<std::string, int>(taken)) {
+    if (count > 0) take(find_family(name)->default_schedule(config, device.info().target, tokens));
+  }
+  return list;
+}
+
+// Logits and room for what the router writes, for launches with routing.
+struct RouterBuffers {
+  std::shared_ptr<void> logits, bias, ids, weights;
+  void apply(MoeArgs* a) const {
+    a->router_logits = logits.get();
+    a->correction_bias = static_cast<const float*>(bias.get());
+    a->topk_ids = static_cast<const int*>(ids.get());
+    a->topk_weights = static_cast<const float*>(weights.get());
+    a->logits_dtype = 0;
+    a->routed = 1;
+  }
+};
+Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config, int64_t tokens) {
+  const auto upload = [&](size_t count) -> Result<std::shared_ptr<void>> {
+    std::mt19937 random(9);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& v : values) v = normal(random);
+    auto buffer = device.allocate(count * 4);
+    if (buffer.ok()) MOEJIT_RETURN_IF_ERROR(device.copy_in(buffer->get(), values.data(), count * 4));
+    return buffer;
+  };
+  RouterBuffers buffers;
+  const size_t logits = static_cast<size_t>(tokens * config.num_experts), pairs = static_cast<size_t>(tokens * config.top_k);
+  std::pair<std::shared_ptr<void>*, size_t> all[] = {
+      {&buffers.logits, logits}, {&buffers.bias, static_cast<size_t>(config.num_experts)}, {&buffers.ids, pairs}, {&buffers.weights, pairs}};
+  for (auto& [buffer, count] : all) {
+    auto made = upload(count);
+    if (!made.ok()) return made.status();
+    *buffer = *made;
+  }
+  return buffers;
 }
 
 // The default schedule of each family for `tokens`, and `samples` - 1 more of its legal ones.
@@ -115,8 +180,10 @@ int run_check(const Device& device, const Arguments& args) {
       ++bad;
       continue;
     }
+    const double begin = now();
     std::vector<Built> built = pick(device, test.config, args, test.tokens.back(), &random);
     compile_all(device, test.config, &built);
+    std::fprintf(stderr, "[%s: %zu schedules, compiled in %.1f s]\n", test.name.c_str(), built.size(), now() - begin);
     for (int64_t tokens : test.tokens) {
       auto load = Workload::make(*weights, device, *spec, tokens, 1, 11);
       if (!load.ok()) {
@@ -251,6 +318,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     return 1;
   }
   std::mt19937 random(3);
+  const DeviceLimits limits = guess_limits(device.info().target, config.dtype);
   for (int64_t tokens : args.tokens) {
     auto load = Workload::make(*weights, device, *spec, tokens, 8, 5);
     if (!load.ok()) {
@@ -259,10 +327,20 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     }
     Expected expected;
     if (args.check_operations > 0) expected = expected_rows(**load, 0, args.check_operations);
-    std::vector<Built> built = pick(device, config, args, tokens, &random);
-    compile_all(device, config, &built);
-    double floor_bytes = 0, flops = 0;
     const std::vector<RowCounts> counts = (*load)->row_counts();
+    std::vector<Built> built = args.schedule.empty() ? rank(device, config, args, limits, counts, tokens)
+                                                     : pick(device, config, args, tokens, &random);
+    compile_all(device, config, &built);
+    RouterBuffers router;
+    if (args.routed) {
+      auto buffers = router_buffers(device, config, tokens);
+      if (!buffers.ok()) {
+        std::printf("%s\n", buffers.status().to_string().c_str());
+        return 1;
+      }
+      router = *buffers;
+    }
+    double floor_bytes = 0, flops = 0;
     for (const RowCounts& rows : counts) {
       const Floor f = layer_floor(config, rows, tokens);
       floor_bytes += f.bytes / static_cast<double>(counts.size());
@@ -298,7 +376,13 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
         error = checked->error;
       }
       const Module& launchable = **module;
-      const auto times = device.time([&](int i, Stream s) { return launchable.launch((*load)->args(i), s); }, args.repeats);
+      const auto times = device.time(
+          [&](int i, Stream s) {
+            MoeArgs a = (*load)->args(i);
+            if (args.routed) router.apply(&a);
+            return launchable.launch(a, s);
+          },
+          args.repeats);
       if (!times.ok()) {
         std::printf("%s: %s\n", b.schedule.to_json().c_str(), times.status().to_string().c_str());
         return 1;
@@ -313,14 +397,17 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
                     b.schedule.to_json().c_str());
       rows.push_back({median, text});
       if (json != nullptr) {
-        std::fprintf(json, "{\"kind\":\"perf\",\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
-                     layer->name.c_str(), static_cast<long long>(tokens), median, sorted[0], floor_bytes, flops, error,
+        std::fprintf(json, "{\"kind\":\"perf\",\"routed\":%d,\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
+                     args.routed ? 1 : 0, layer->name.c_str(), static_cast<long long>(tokens), median, sorted[0], floor_bytes, flops, error,
                      b.schedule.to_json().c_str());
         std::fflush(json);
       }
     }
     std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds < b.seconds; });
-    for (const Row& r : rows) std::printf("%s\n", r.text.c_str());
+    for (const Row& r : rows) {
+      std::printf("%s\n", r.text.c_str());
+      if (args.best) break;
+    }
     if (args.entries) time_entries(device, **load, built, args.repeats);
     std::fflush(stdout);
   }
@@ -345,6 +432,8 @@ int main(int argc, char** argv) {
     if (name == "--samples") args.samples = std::atoi(value.c_str());
     if (name == "--repeats") args.repeats = std::atoi(value.c_str());
     if (name == "--entries") args.entries = value == "1";
+    if (name == "--routed") args.routed = value == "1";
+    if (name == "--best") args.best = value == "1";
     if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
     if (name == "--tokens") {
       for (size_t at = 0; at < value.size();) {

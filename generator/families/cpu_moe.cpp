@@ -74,7 +74,7 @@ std::vector<WorkspaceRegion> workspace(const MoeConfig& config, const Target& ta
   const bool x_in_place = s.element == element && config.hidden_size * element % 1024 != 0;
   constexpr int64_t kUnit = 16;
   return {
-      {.name = "plan", .fixed_bytes = 256 + 8 * (experts + 1)},
+      {.name = "plan", .fixed_bytes = 128 + 128 * max_workers(target) + 8 * (experts + 1)},
       {.name = "units",
        .fixed_bytes = kUnit * (experts + 1),
        .bytes_per_token = ceil_div(kUnit * pairs, schedule.at("token_block"))},
@@ -113,6 +113,7 @@ class CpuMoe : public Family {
         {"row_block", {64, 32, 16, 128}, "elements of I of one gate/up task"},
         {"column_block", {128, 64, 32, 256}, "columns of out of one down task"},
         {"token_block", {60, 30}, "most rows of one expert that share a pass over its weights"},
+        {"stream_ahead", {4, 8}, "KiB of weights on the way to each worker while few tokens stream"},
         {"prefetch", {3, 1}, "how many tiles ahead weights are prefetched into the L2"},
     };
   }
@@ -160,7 +161,7 @@ class CpuMoe : public Family {
                             int64_t tokens) const override {
     const Shape s = shape_of(config, target);
     Schedule schedule{.family = name(),
-                      .params = {{"row_block", 16}, {"column_block", 32}, {"prefetch", 3}}};
+                      .params = {{"row_block", 16}, {"column_block", 32}, {"prefetch", 3}, {"stream_ahead", 4}}};
     // The block's rows of x keep to half of the L2.
     const bool fits = 60 * padded_bytes(config.hidden_size, s.element) <= target.l2_bytes * 5 / 8;
     schedule.params["token_block"] = fits ? 60 : 30;

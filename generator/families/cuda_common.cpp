@@ -46,6 +46,9 @@ std::string refuse(const Schedule& schedule, const char* name, const std::string
 
 int64_t shared_per_unit(const Target& target) { return target.shared_bytes + 1024; }
 
+// Blocks that make the work list together: one cluster of the largest portable size, where there are clusters.
+int plan_blocks(const Target& target) { return arch_number(target) == 90 ? 8 : 1; }
+
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels) {
   const bool sim = target.backend == BackendKind::kSim;
@@ -57,7 +60,8 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   source.workspace = workspace;
   const char* device = sim ? (hopper ? "device/sim/sm90.h" : "device/sim/sm80.h")
                            : (hopper ? "device/cuda_wgmma.h" : "device/cuda_sm80.h");
-  source.text = emit_constants(config, schedule) + emit_workspace(workspace) +
+  source.text = emit_constants(config, schedule) + emit_workspace(workspace) + "#define MOEJIT_PLAN_BLOCKS " +
+                std::to_string(plan_blocks(target)) + "\n" +
                 expand_templates({device, kernels});
   return source;
 }
@@ -73,10 +77,11 @@ Entry route_entry(const MoeConfig& config) {
   return entry;
 }
 
-Entry plan_entry() {
+Entry plan_entry(const Target& target) {
   Entry entry;
   entry.name = "moe_plan";
-  entry.grid = {.fixed = 1};
+  entry.grid = {.fixed = plan_blocks(target)};
+  entry.cluster = plan_blocks(target);
   entry.threads = 1024;
   entry.shared_bytes = 1024 * 4 + 32 * 8;
   entry.dependent_launch = true;

@@ -18,6 +18,8 @@ std::optional<std::string> why_not_nvidia(const Target& target, int oldest_arch)
 std::optional<std::string> why_not_values(const Family& family, const Schedule& schedule);
 std::string refuse(const Schedule& schedule, const char* name, const std::string& rule);
 
+int plan_blocks(const Target& target);
+
 // Shared memory of one unit, of which each resident block also takes 1 KiB.
 int64_t shared_per_unit(const Target& target);
 
@@ -26,11 +28,15 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels);
 
 Entry route_entry(const MoeConfig& config);
-Entry plan_entry();
+Entry plan_entry(const Target& target);
 Entry combine_entry(const MoeConfig& config);
 
 // The regions of plan.h for tiles of `tile_rows` rows: counts, rows, tiles.
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows);
+
+// The L2 of a GPU delivers about 1.4 times what its HBM does (H200: about 6.5 TB/s into the units);
+// the model takes caches to be four times as fast.
+constexpr double kL2Weight = 2.8;
 
 // Share of the units kept busy by `items` equal pieces of work.
 double wave_share(double items, double units);

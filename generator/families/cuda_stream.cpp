@@ -121,8 +121,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   const double tiles13 = static_cast<double>(gate_tiles(config, schedule)), tiles2 = static_cast<double>(down_tiles(config, schedule));
   const double tokens = gpu::token_count(config, rows);
   // Every row tile reads its tokens again, from the L2.
-  gate_up.cache_bytes += pairs * h * element * tiles13;
-  down.cache_bytes += pairs * i * element * tiles2 + pairs * h * 8;
+  gate_up.cache_bytes += gpu::kL2Weight * pairs * h * element * tiles13;
+  down.cache_bytes += gpu::kL2Weight * (pairs * i * element * tiles2 + pairs * h * 8);
   gate_up.bytes += tokens * h * element;
   down.bytes += tokens * h * element;
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");

@@ -44,8 +44,8 @@ class TileFamily : public Family {
       gate_up.dot_flops *= 1.6;
       down.dot_flops *= 1.6;
     }
-    gate_up.cache_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-    down.cache_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+    gate_up.cache_bytes = gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+    down.cache_bytes = gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
     const double tokens = gpu::token_count(config, rows);
     gate_up.bytes += tokens * h * element + pairs * i * element;
     down.bytes += pairs * i * element + pairs * h * 4;
@@ -85,7 +85,7 @@ class TileFamily : public Family {
     entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
     entry.dependent_launch = true;
     source.entries.push_back(gpu::route_entry(config));
-    source.entries.push_back(gpu::plan_entry());
+    source.entries.push_back(gpu::plan_entry(target));
     entry.name = prefix + "_gate_up";
     source.entries.push_back(entry);
     entry.name = prefix + "_down";

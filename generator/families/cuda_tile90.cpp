@@ -10,8 +10,10 @@ namespace {
 using gpu::ceil_div;
 
 int64_t stage_bytes(const Schedule& s) { return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128; }
-// Ring, its barriers, and room to align the ring to 1024 bytes.
-int64_t shared_bytes(const Schedule& s) { return s.at("stages") * (stage_bytes(s) + 16) + 1024; }
+// Ring, its barriers, 2 KiB of each consumer warp, and room to align the ring to 1024 bytes.
+int64_t shared_bytes(const Schedule& s) {
+  return s.at("stages") * (stage_bytes(s) + 16) + int64_t{s.at("tile_m")} / 16 * 2048 + 1024;
+}
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
   return config.gated ? s.at("tile_n") / 2 : s.at("tile_n");
@@ -31,6 +33,8 @@ class CudaTile90 : public Family {
         {"tile_n", {256, 128}, "columns of an output tile (half gate, half up in the first product)"},
         {"stages", {4, 3, 5, 6, 7, 8}, "stages of the ring, 64 elements of the reduction each"},
         {"raster", {16, 4, 64}, "row tiles of an expert that share weights at a time"},
+        {"group", {1, 2, 4}, "stages whose weights are asked for together"},
+        {"blocks", {1, 2}, "resident blocks of a unit"},
     };
   }
 
@@ -45,14 +49,23 @@ class CudaTile90 : public Family {
                                      const Schedule& schedule) const override {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
-    if (const int64_t bytes = shared_bytes(schedule); bytes > target.shared_bytes) {
+    const int64_t blocks = schedule.at("blocks");
+    const int64_t limit = std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
+    if (const int64_t bytes = shared_bytes(schedule); bytes > limit) {
       return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) + " bytes of shared memory, above the " +
-                                                 std::to_string(target.shared_bytes) + " of the target");
+                                                 std::to_string(limit) + " that " + std::to_string(blocks) +
+                                                 " resident blocks leave");
+    }
+    if (blocks > 1 && (schedule.at("tile_m") > 64 || schedule.at("tile_n") > 128)) {
+      return gpu::refuse(schedule, "blocks", "accumulators of more than 64 x 128 leave too few registers");
+    }
+    if (schedule.at("group") * 2 > schedule.at("stages")) {
+      return gpu::refuse(schedule, "group", "must be at most half of the stages");
     }
     Schedule deeper = schedule;
     if (schedule.at("stages") < 8) {
       deeper.params["stages"] = schedule.at("stages") + 1;
-      if (shared_bytes(deeper) <= target.shared_bytes) {
+      if (shared_bytes(deeper) <= limit) {
         return gpu::refuse(schedule, "stages", "a deeper ring fits, and is never slower");
       }
     }
@@ -61,7 +74,7 @@ class CudaTile90 : public Family {
 
   Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
-    Schedule schedule{.family = name(), .params = {{"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}}};
+    Schedule schedule{.family = name(), .params = {{"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}, {"group", 1}, {"blocks", 1}}};
     for (int stages : {8, 7, 6, 5, 4, 3}) {
       schedule.params["stages"] = stages;
       if (!why_not(config, target, schedule)) break;
@@ -93,12 +106,12 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double rows_padded = tiles * static_cast<double>(tile_m);
   gate_up.dot_flops = 2.0 * rows_padded * n13 * static_cast<double>(tile_n) * h;
   down.dot_flops = 2.0 * rows_padded * n2 * static_cast<double>(tile_n) * i;
-  gate_up.cache_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-  down.cache_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+  gate_up.cache_bytes = gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+  down.cache_bytes = gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
   const double tokens = gpu::token_count(config, rows);
   gate_up.bytes += tokens * h * element + pairs * i * element;
   down.bytes += pairs * i * element + pairs * h * 4;
-  const double units = target.num_units;
+  const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
   gate_up.parallel = gpu::wave_share(tiles * n13, units);
   down.parallel = gpu::wave_share(tiles * n2, units);
   return {gpu::plan_work(config, tokens), gate_up, down, gpu::combine_work(config, tokens)};
@@ -125,13 +138,13 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target, con
   source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h), map(TensorMapSpec::Base::kW2, h, i)};
 
   Entry entry;
-  entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = 1};
+  entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
   entry.threads = 128 + schedule.at("tile_m") * 2;
   entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
   entry.dependent_launch = true;
   entry.tensor_maps = true;
   source.entries.push_back(gpu::route_entry(config));
-  source.entries.push_back(gpu::plan_entry());
+  source.entries.push_back(gpu::plan_entry(target));
   entry.name = "moe_tile90_gate_up";
   source.entries.push_back(entry);
   entry.name = "moe_tile90_down";

@@ -153,11 +153,9 @@ MOEJIT_DEVICE u64 policy_evict_last() {
   asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p));
   return p;
 }
-MOEJIT_DEVICE u64 policy_evict_normal() {
-  u64 p;
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(p));
-  return p;
-}
+// The encoding that createpolicy has no need to make: no preference. (One made by createpolicy for
+// evict_normal stopped some kernels on sm_90 with an illegal instruction at a cp.async.)
+MOEJIT_DEVICE u64 policy_evict_normal() { return 0x1000000000000000ull; }
 MOEJIT_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // --- warp and block ----------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// Entry `moe_plan`: the work list of the tile kernels, made on the device by one block. Rows are the
+// Entry `moe_plan`: the work list of the tile kernels, made on the device by one block, or by one
+// cluster of MOEJIT_PLAN_BLOCKS blocks that each count and place a part of the slots. Rows are the
 // slots of this process, sorted by expert; a tile is up to kPlanTile rows of one expert.
 #pragma once
 
@@ -7,6 +8,7 @@
 namespace moe {
 
 constexpr int kPlanThreads = 1024;
+constexpr int kPlanBatch = 8;  // ids that a thread has under way at a time
 constexpr int kPlanTile = kSched_tile_m;
 
 // Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
@@ -14,6 +16,25 @@ constexpr int kPlanTile = kSched_tile_m;
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_counts)); }
 MOEJIT_DEVICE const i32* plan_rows(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_rows)); }
 MOEJIT_DEVICE const u32x4* plan_tiles(const MoeArgs& a) { return reinterpret_cast<const u32x4*>(region(a, kRegion_tiles)); }
+
+// visit(i, id) for every routed id of this process that falls to this block, i counting through topk_ids.
+template <typename Visit>
+MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
+  constexpr int kStride = MOEJIT_PLAN_BLOCKS * kPlanThreads;
+  const i64 ids = a.num_tokens * kTopK;
+  for (i64 base = block_id() * kPlanThreads + thread_id(); base < ids; base += kPlanBatch * kStride) {
+    i32 id[kPlanBatch];
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPlanBatch; ++j) {
+      const i64 i = base + j * kStride;
+      id[j] = i < ids ? ldg_i32(a.topk_ids + i) : -1;
+    }
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPlanBatch; ++j) {
+      if (id[j] >= 0 && id[j] < kNumExperts) visit(base + j * kStride, id[j]);
+    }
+  }
+}
 
 }  // namespace moe
 
@@ -28,16 +49,27 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   i32* counts = reinterpret_cast<i32*>(region(a, kRegion_counts));
   i32* rows = reinterpret_cast<i32*>(region(a, kRegion_rows));
   u32x4* tiles = reinterpret_cast<u32x4*>(region(a, kRegion_tiles));
-  const i64 ids = a.num_tokens * kTopK;
 
   sts_u32(cursor + thread * 4, 0);
   block_sync();
-  for (i64 i = thread; i < ids; i += kPlanThreads) {
-    const i32 id = ldg_i32(a.topk_ids + i);
-    if (id >= 0 && id < kNumExperts) atomic_add_shared(cursor + id * 4, 1);
-  }
+  for_each_id(a, [&](i64, i32 id) { atomic_add_shared(cursor + id * 4, 1); });
   block_sync();
-  u32 mine = thread < kNumExperts ? lds_u32(cursor + thread * 4) : 0;
+  // Rows of expert `thread`: of all blocks, and of the blocks before this one.
+  u32 mine = 0, before = 0;
+#if MOEJIT_PLAN_BLOCKS > 1
+  cluster_sync();
+  if (thread < kNumExperts) {
+    MOEJIT_UNROLL
+    for (u32 r = 0; r < MOEJIT_PLAN_BLOCKS; ++r) {
+      const u32 rows_of_block = ld_cluster_u32(cursor + thread * 4, r);
+      if (r < block_id()) before += rows_of_block;
+      mine += rows_of_block;
+    }
+  }
+  cluster_sync();  // the counts have been read everywhere; the cursors may take their place
+#else
+  if (thread < kNumExperts) mine = lds_u32(cursor + thread * 4);
+#endif
   if (thread >= kNumExperts && thread < kExperts) mine = static_cast<u32>(a.num_tokens);
   const u32 my_tiles = (mine + kPlanTile - 1) / kPlanTile;
   u32 row_end = mine, tile_end = my_tiles;  // inclusive scans
@@ -59,29 +91,30 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   }
   const u32 first_row = row_end - mine;
   const u32 first_tile = tile_end - my_tiles;
-  if (thread < kExperts) stg_i32(counts + 1 + thread, static_cast<i32>(first_row));
-  if (thread == kExperts - 1) {
-    stg_i32(counts, static_cast<i32>(tile_end));
-    stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
-  }
-  for (u32 t = 0; t < my_tiles; ++t) {
-    stg_u32x4(tiles + first_tile + t, {static_cast<u32>(thread), first_tile, my_tiles, 0});
+  if (block_id() == 0) {
+    if (thread < kExperts) stg_i32(counts + 1 + thread, static_cast<i32>(first_row));
+    if (thread == kExperts - 1) {
+      stg_i32(counts, static_cast<i32>(tile_end));
+      stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
+    }
+    for (u32 t = 0; t < my_tiles; ++t) {
+      stg_u32x4(tiles + first_tile + t, {static_cast<u32>(thread), first_tile, my_tiles, 0});
+    }
   }
   block_sync();
-  sts_u32(cursor + thread * 4, first_row);
+  sts_u32(cursor + thread * 4, first_row + before);
   block_sync();
   // The order of the rows of an expert is left to chance: no result depends on it.
-  for (i64 i = thread; i < ids; i += kPlanThreads) {
-    const i32 id = ldg_i32(a.topk_ids + i);
-    if (id < 0 || id >= kNumExperts) continue;
+  for_each_id(a, [&](i64 i, i32 id) {
     const u32 row = atomic_add_shared(cursor + id * 4, 1);
     const i64 token = i / kTopK;
     stg_i32(rows + row, static_cast<i32>(token * kSlots + (i - token * kTopK)));
-  }
+  });
   if constexpr (kNumSharedExperts > 0) {
     for (int e = kNumExperts; e < kExperts; ++e) {
       const u32 first = lds_u32(cursor + e * 4);
-      for (i64 token = thread; token < a.num_tokens; token += kPlanThreads) {
+      for (i64 token = block_id() * kPlanThreads + thread; token < a.num_tokens;
+           token += MOEJIT_PLAN_BLOCKS * kPlanThreads) {
         stg_i32(rows + first + token, static_cast<i32>(token * kSlots + kTopK + (e - kNumExperts)));
       }
     }

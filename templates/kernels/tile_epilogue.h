@@ -8,6 +8,16 @@ namespace moe {
 
 constexpr bool kPaired = kGated && !kInterleaved;  // gate columns, then up columns, in a product tile
 
+// Column i of h from the two accumulators.
+MOEJIT_DEVICE f32 h_value(const MoeArgs& a, const Tile& tile, int i, f32 weight, f32 gate, f32 up) {
+  f32 g = gate * weight, u = up * weight;
+  if constexpr (kBias) {
+    g += bias13(a, tile.expert, gate_row(i));
+    if constexpr (kGated) u += bias13(a, tile.expert, up_row(i));
+  }
+  return activate(g, u);
+}
+
 // One row of the first product. kFragments 8-column fragments; fragment j begins at column
 // first + 8 * j of h (of the interleaved product, where interleaved). acc(j, c, up) is column c of
 // fragment j: of gate, or of up.
@@ -23,27 +33,16 @@ MOEJIT_DEVICE void finish_gate_up_row(const MoeArgs& a, const Tile& tile, int r,
     if constexpr (kGated && kInterleaved) {
       const int i = (first + j * 8) / 2 + mine;
       if (i >= kIntermediateSize) continue;
-      f32 g = acc(j, kUpFirst ? 1 : 0, false) * weight;
-      f32 u = acc(j, kUpFirst ? 0 : 1, false) * weight;
-      if constexpr (kBias) {
-        g += bias13(a, tile.expert, gate_row(i));
-        u += bias13(a, tile.expert, up_row(i));
-      }
-      store_element(line, i, activate(g, u));
+      store_element(line, i, h_value(a, tile, i, weight, acc(j, kUpFirst ? 1 : 0, false), acc(j, kUpFirst ? 0 : 1, false)));
     } else {
       const int i = first + j * 8 + mine * 2;
       if (i >= kIntermediateSize) continue;  // i is even and the size too
       f32 v[2];
       MOEJIT_UNROLL
       for (int c = 0; c < 2; ++c) {
-        f32 g = acc(j, c, false) * weight;
-        f32 u = 0.0f;
-        if constexpr (kGated) u = acc(j, c, true) * weight;
-        if constexpr (kBias) {
-          g += bias13(a, tile.expert, gate_row(i + c));
-          if constexpr (kGated) u += bias13(a, tile.expert, up_row(i + c));
-        }
-        v[c] = activate(g, u);
+        f32 up = 0.0f;
+        if constexpr (kGated) up = acc(j, c, true);
+        v[c] = h_value(a, tile, i + c, weight, acc(j, c, false), up);
       }
       if constexpr (kIsF32) {
         stg_f32x2(line + i * 4, {v[0], v[1]});

@@ -46,13 +46,11 @@ struct StageFiller {
   const u8* from[kCopiesA];
   i32 row[kCopiesB];       // K-major weights
   int n;
-  u64 policy;
 
   MOEJIT_DEVICE void enter(const MoeArgs& a, const Tile& tile) {
     source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
     weights = at(kGateUp ? a.w13 : a.w2, static_cast<i64>(tile.expert) * kRows * kDepth * kElement);
     n = tile.n;
-    policy = policy_evict_normal();
     const int first = static_cast<int>(thread_id() >> 3);
     MOEJIT_UNROLL
     for (int i = 0; i < kCopiesA; ++i) {
@@ -85,7 +83,7 @@ struct StageFiller {
         const u32 r = static_cast<u32>(first + i * kRowsAtOnce);
         const bool valid = row[i] >= 0 && piece < kPieces;
         const u8* p = valid ? weights + (static_cast<i64>(row[i]) * kPieces + piece) * 16 : weights;
-        cp_async16_hint(b + r * 128 + ((column ^ (r & 7u)) << 4), p, valid, policy);
+        cp_async16(b + r * 128 + ((column ^ (r & 7u)) << 4), p, valid);
       }
     } else {
       // [k][column]: a row of kBn80 elements; pieces of 8 rows XORed as above.
@@ -100,7 +98,7 @@ struct StageFiller {
         const int column_row = weight_row<kGateUp>(n, part * kPiece);
         const bool valid = column_row >= 0 && depth < kDepth;
         const u8* p = valid ? weights + (static_cast<i64>(depth) * kRows + column_row) * kElement : weights;
-        cp_async16_hint(b + line * (kBn80 * kElement) + ((part ^ (line & 7)) << 4), p, valid, policy);
+        cp_async16(b + line * (kBn80 * kElement) + ((part ^ (line & 7)) << 4), p, valid);
       }
     }
     cp_async_commit();

@@ -12,6 +12,7 @@ struct Tile {
   int n;          // column tile
   int first_row;  // into the plan's rows
   int rows;       // 1..kPlanTile
+  bool single;    // the expert has no other row tile: its weights are read once
 };
 
 MOEJIT_DEVICE Tile locate_tile(const MoeArgs& a, int item, int n_tiles) {
@@ -28,7 +29,7 @@ MOEJIT_DEVICE Tile locate_tile(const MoeArgs& a, int item, int n_tiles) {
   const i32* counts = plan_counts(a) + 1;
   const int first = ldg_i32(counts + t.x) + m * kPlanTile;
   const int end = ldg_i32(counts + t.x + 1);
-  return {static_cast<int>(t.x), n, first, min_of(kPlanTile, end - first)};
+  return {static_cast<int>(t.x), n, first, min_of(kPlanTile, end - first), tiles == 1};
 }
 
 }  // namespace moe
