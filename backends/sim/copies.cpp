@@ -96,7 +96,9 @@ void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t b
          where(thread, line) + "\n  bulk copy of " + std::to_string(bytes) +
              " bytes: size, source and destination must be multiples of 16");
   }
-  mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
+  check_fenced(
+      mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread),
+      thread, line);
   Pending pending;
   pending.kind = Pending::kBulk;
   pending.block = thread->block;
@@ -137,7 +139,9 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   if (!why.empty()) {
     fail(FindingKind::kCopyMisuse, where(thread, line) + "\n  tensor copy: " + why);
   }
-  mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
+  check_fenced(
+      mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread),
+      thread, line);
   pending.kind = Pending::kTensor;
   pending.block = thread->block;
   pending.thread = thread;

@@ -33,6 +33,7 @@ Engine::~Engine() {
 
 bool Engine::run(const std::vector<EntryPlan>& entries, const void* args,
                  const moejit_sim::Self** self_slot) {
+  adopt_current_stack(scheduler_);
   self_slot_ = self_slot;
   args_ = args;
   for (entry_index_ = 0; entry_index_ < entries.size(); ++entry_index_) {
@@ -238,6 +239,7 @@ void Engine::retire(Block* block) {
 }
 
 void Engine::fiber_main(void* argument) {
+  begin_fiber();
   auto* thread = static_cast<Thread*>(argument);
   Engine* engine = thread->block->engine;
   engine->entry_->invoke(engine->entry_->function, engine->args_);

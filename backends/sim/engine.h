@@ -129,6 +129,8 @@ struct Mbar {
   int64_t tx = 0;
   uint32_t phase = 0;  // completed phases
   uint32_t agent = 0;
+  const Thread* made_by = nullptr;
+  bool fenced = false;  // its maker has fenced since: copies may complete on it
   Gather gather;
   Knowledge completed;
   VecRef memo_in, memo_out;
@@ -280,6 +282,7 @@ class Engine {
   // mbarrier.cpp
   Mbar& mbar_at(Block* block, uint32_t address, const Access& access, const Thread* thread);
   void mbar_init(uint32_t bar, uint32_t count, uint32_t line);
+  void check_fenced(const Mbar& mbar, const Thread* thread, uint32_t line);
   void mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line);
   void mbar_wait(uint32_t bar, uint32_t parity, uint32_t line);
   void take_arrival(Block* block, Mbar& mbar, const Thread* thread);

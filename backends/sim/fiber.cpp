@@ -9,6 +9,19 @@
 #include <ucontext.h>
 #endif
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define MOEJIT_SIM_ASAN 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define MOEJIT_SIM_ASAN 1
+#endif
+#if defined(MOEJIT_SIM_ASAN)
+#include <pthread.h>
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace moejit::internal::sim {
 namespace {
 
@@ -20,6 +33,57 @@ constexpr size_t kStacksPerSlab = 64;
 constexpr size_t kSlabBytes = kSlabMargin + StackPool::kStackBytes * kStacksPerSlab;
 
 }  // namespace
+
+// AddressSanitizer must know which stack it looks at, and an abandoned fiber leaves marks on its
+// own.
+#if defined(MOEJIT_SIM_ASAN)
+
+namespace {
+
+template <typename Change>
+void announced(const Fiber& to, Change change) {
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, to.stack, to.stack_bytes);
+  change();
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+}
+
+void forget_marks(const Fiber& fiber) {
+  __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
+}
+
+}  // namespace
+
+void begin_fiber() {
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+}
+
+void adopt_current_stack(Fiber& fiber) {
+  pthread_attr_t attributes;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+  void* low = nullptr;
+  pthread_attr_getstack(&attributes, &low, &fiber.stack_bytes);
+  fiber.stack = static_cast<char*>(low);
+  pthread_attr_destroy(&attributes);
+}
+
+#else
+
+namespace {
+
+template <typename Change>
+void announced(const Fiber&, Change change) {
+  change();
+}
+
+void forget_marks(const Fiber&) {}
+
+}  // namespace
+
+void begin_fiber() {}
+void adopt_current_stack(Fiber&) {}
+
+#endif
 
 #if defined(__x86_64__)
 
@@ -69,10 +133,11 @@ extern "C" void moejit_sim_switch(void** save, void* restore);
 extern "C" void moejit_sim_start();
 
 void switch_fiber(Fiber& from, Fiber& to) {
-  moejit_sim_switch(&from.sp, to.sp);
+  announced(to, [&] { moejit_sim_switch(&from.sp, to.sp); });
 }
 
 void prepare_fiber(Fiber& fiber, void (*entry)(void*), void* argument) {
+  forget_marks(fiber);
   std::memcpy(fiber.stack, &kCanary, sizeof kCanary);
   auto top = reinterpret_cast<uintptr_t>(fiber.stack + fiber.stack_bytes) & ~uintptr_t{63};
   auto* frame = reinterpret_cast<void**>(top);
@@ -113,10 +178,11 @@ void start(unsigned high, unsigned low) {
 }  // namespace
 
 void switch_fiber(Fiber& from, Fiber& to) {
-  swapcontext(&context_of(from)->context, &context_of(to)->context);
+  announced(to, [&] { swapcontext(&context_of(from)->context, &context_of(to)->context); });
 }
 
 void prepare_fiber(Fiber& fiber, void (*entry)(void*), void* argument) {
+  forget_marks(fiber);
   std::memcpy(fiber.stack, &kCanary, sizeof kCanary);
   Context* context = context_of(fiber);
   getcontext(&context->context);

@@ -17,6 +17,12 @@ struct Fiber {
 // Saves the running flow in `from` and goes on with `to`. Costs a few nanoseconds.
 void switch_fiber(Fiber& from, Fiber& to);
 
+// Called first by `entry` of a fiber.
+void begin_fiber();
+
+// Fills in the stack that `fiber` runs on now, for the sanitizers.
+void adopt_current_stack(Fiber& fiber);
+
 // Makes `fiber`, which owns a stack, start in `entry(argument)` when it is next switched to.
 // `entry` must not return.
 void prepare_fiber(Fiber& fiber, void (*entry)(void*), void* argument);

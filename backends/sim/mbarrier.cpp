@@ -71,11 +71,21 @@ void Engine::mbar_init(uint32_t bar, uint32_t count, uint32_t line) {
   block->shadow.set_barrier(offset, true);
   Mbar& mbar = block->mbars[bar];
   mbar.address = bar;
+  mbar.made_by = thread;
   mbar.expected = mbar.pending = count;
   if (block->next_agent >= block->agents) {
     fail(FindingKind::kResources, text("more mbarriers than the simulator tracks"));
   }
   mbar.agent = block->next_agent++;
+}
+
+// The copy engine sees an initialisation only after a fence of the thread that made it.
+void Engine::check_fenced(const Mbar& mbar, const Thread* thread, uint32_t line) {
+  if (mbar.fenced) return;
+  fail(FindingKind::kProxyFence,
+       where(thread, line) + "\n  the copy completes on the mbarrier at byte " +
+           std::to_string(mbar.address - thread->block->shared_base) +
+           " of shared memory: no fence_mbar_init lies between its initialisation and the copy");
 }
 
 void Engine::take_arrival(Block* block, Mbar& mbar, const Thread* thread) {

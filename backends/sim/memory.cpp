@@ -245,8 +245,11 @@ uint32_t Engine::load_acquire(const void* address, uint32_t line) {
 
 void Engine::fence(int kind, uint32_t) {
   ++counters_.instructions;
-  if (!races_) return;
   Thread* thread = current_;
+  if (kind != moejit_sim::kFenceGpu) {
+    for (auto& [address, mbar] : thread->block->mbars) mbar.fenced |= mbar.made_by == thread;
+  }
+  if (!races_) return;
   Observer& observer = thread->observer;
   const uint32_t agents = thread->block->agents;
   switch (kind) {

@@ -194,6 +194,9 @@ class SimDevice : public Device {
 };
 
 std::string why_not() {
+#if defined(__SANITIZE_THREAD__)
+  return "the simulator's fibers do not run under ThreadSanitizer";
+#endif
   if (!cpu_runs(kHostArch)) return std::string("this CPU is below ") + kHostArch;
   auto module = CompilerModule::get();
   return module.ok() ? "" : module.status().message();

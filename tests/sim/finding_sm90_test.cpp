@@ -220,7 +220,7 @@ const Case kCases[] = {
      "already has all 1 arrivals",
      R"(MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   const u32 bar = shared_base(), other = bar + 8;
-  if (thread_id() == 0) { mbar_init(bar, 1); mbar_init(other, 1); mbar_arrive_expect_tx(bar, 16); }
+  if (thread_id() == 0) { mbar_init(bar, 1); mbar_init(other, 1); fence_mbar_init(); mbar_arrive_expect_tx(bar, 16); }
   BAD(if (thread_id() == 0) mbar_arrive(bar);)
   if (thread_id() == 0) { bulk_load(bar + 16, a.x, 16, bar, 0); mbar_wait(bar, 0); }
   stg_u32(OUT + thread_id(), 1);
@@ -244,9 +244,26 @@ const Case kCases[] = {
   const u32 tile = (shared_base() + 127u) & ~127u, bar = tile + 128;
   if (lane_id() == 0) {
     mbar_init(bar, 1);
+    fence_mbar_init();
     mbar_arrive_expect_tx(bar, 128);
     bulk_load(tile, a.x, 128, bar, 0);
     GOOD(mbar_wait(bar, 0);)
+  }
+  stg_u32(OUT + lane_id(), 1);
+})",
+     {.shared_bytes = 272},
+     true},
+    {"MbarrierWithoutItsFence",
+     "missing proxy fence",
+     "no fence_mbar_init",
+     R"(MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  const u32 tile = (shared_base() + 127u) & ~127u, bar = tile + 128;
+  if (lane_id() == 0) {
+    mbar_init(bar, 1);
+    GOOD(fence_mbar_init();)
+    mbar_arrive_expect_tx(bar, 128);
+    bulk_load(tile, a.x, 128, bar, 0);
+    mbar_wait(bar, 0);
   }
   stg_u32(OUT + lane_id(), 1);
 })",

@@ -62,7 +62,8 @@ TEST(SimMoeRouting, EveryKind) {
                          .router = {}};
   for (const std::string& arch : sim_archs()) {
     for (const Family* family : gpu_families(config, arch)) {
-      for (int64_t tokens : {1, 6, 33}) {
+      for (int64_t tokens :
+           test_level() >= 2 ? std::vector<int64_t>{1, 6, 33, 80} : std::vector<int64_t>{1, 17}) {
         const SimKernel kernel(config, arch, *family,
                                family->default_schedule(config, sim_target(arch), tokens));
         ASSERT_EQ(kernel.error(), "");
@@ -70,6 +71,25 @@ TEST(SimMoeRouting, EveryKind) {
           expect_right(kernel, config, {.tokens = tokens, .seed = 3, .routing = kind});
         }
       }
+    }
+  }
+}
+
+// More slots than one block lists in shared memory, and several tiles of one expert.
+TEST(SimMoeRouting, ManySlots) {
+  const MoeConfig config{.num_experts = 4,
+                         .top_k = 2,
+                         .hidden_size = 24,
+                         .intermediate_size = 16,
+                         .dtype = DType::kBF16,
+                         .num_shared_experts = 1,
+                         .router = {}};
+  for (const std::string& arch : sim_archs()) {
+    for (const Family* family : gpu_families(config, arch)) {
+      const SimKernel kernel(config, arch, *family,
+                             family->default_schedule(config, sim_target(arch), 520));
+      ASSERT_EQ(kernel.error(), "");
+      expect_right(kernel, config, {.tokens = 520, .seed = 2, .routing = RoutingKind::kZipf});
     }
   }
 }
