@@ -1,6 +1,7 @@
 #include "cache/memory_layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace moejit::internal {
 namespace {
@@ -12,13 +13,20 @@ bool same_key(const MeasurementKey& a, const MeasurementKey& b) {
 
 }  // namespace
 
+// By index, so that equals keep their order.
 void sort_measurements(std::vector<Measurement>* measurements) {
-  std::stable_sort(measurements->begin(), measurements->end(),
-                   [](const Measurement& a, const Measurement& b) {
-                     const bool a_ok = a.status == "ok", b_ok = b.status == "ok";
-                     if (a_ok != b_ok) return a_ok;
-                     return a.median_s < b.median_s;
-                   });
+  std::vector<size_t> order(measurements->size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t x, size_t y) {
+    const Measurement &a = (*measurements)[x], &b = (*measurements)[y];
+    const bool a_ok = a.status == "ok", b_ok = b.status == "ok";
+    if (a_ok != b_ok) return a_ok;
+    if (a.median_s != b.median_s) return a.median_s < b.median_s;
+    return x < y;
+  });
+  std::vector<Measurement> sorted;
+  for (const size_t i : order) sorted.push_back(std::move((*measurements)[i]));
+  *measurements = std::move(sorted);
 }
 
 std::shared_ptr<const StoredBinary> MemoryLayer::find(const ArtifactKey& key) const {
@@ -57,7 +65,13 @@ void MemoryLayer::put(const ArtifactKey& key, std::shared_ptr<const StoredBinary
   }
 }
 
-void MemoryLayer::record(const Measurement& measurement) {
+void MemoryLayer::record(const Measurement& recorded) {
+  Measurement measurement = recorded;
+  // As in the database, and so that sorting has an order.
+  for (double* value : {&measurement.median_s, &measurement.p20_s, &measurement.p80_s,
+                        &measurement.predicted_s, &measurement.floor_s, &measurement.error}) {
+    if (std::isnan(*value)) *value = 0;
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   for (Measurement& m : measurements_) {
     if (same_key(m.key, measurement.key) && m.session == measurement.session &&

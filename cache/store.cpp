@@ -170,8 +170,9 @@ class StoreImpl : public Store {
       append(read_selections_elsewhere(db, key, generator));
       return false;
     });
-    std::stable_sort(all.begin(), all.end(), [](const Selection& a, const Selection& b) {
-      return a.decided_at > b.decided_at;
+    std::sort(all.begin(), all.end(), [](const Selection& a, const Selection& b) {
+      if (a.decided_at != b.decided_at) return a.decided_at > b.decided_at;
+      return a.key.environment < b.key.environment;
     });
     return all;
   }

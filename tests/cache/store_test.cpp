@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <limits>
 #include <thread>
 
 #include "base/fs.h"
@@ -313,6 +314,23 @@ TEST_F(StoreTest, APinnedSelectionYieldsOnlyToAPinnedOne) {
   }
 }
 
+TEST_F(StoreTest, ADriverUpgradeDropsNoBinaryAndACompilerChangeNoMeasurement) {
+  const auto store = open();
+  put(*store, 1);
+  store->record(measurement_of("{\"a\":1}", 1e-5));
+  store->select(selection_of(8, "{\"a\":1}"));
+  // Another driver is another environment: its selections are made anew, with these as seeds.
+  const MeasurementKey upgraded = measurement_key(8, "{\"cpu\":1,\"driver\":2}");
+  EXPECT_FALSE(store->find_selection(upgraded, "generator-1").has_value());
+  EXPECT_EQ(store->selections_elsewhere(upgraded, "generator-1").size(), 1u);
+  EXPECT_TRUE(store->find_binary(key_of(1)).has_value());
+  // Another compiler is another binary; what was measured and chosen still holds.
+  EXPECT_FALSE(store->find_binary(key_of(1, "clang 20 efgh")).has_value());
+  EXPECT_EQ(store->measurements(measurement_key()).size(), 1u);
+  EXPECT_EQ(store->find_selection(measurement_key(8), "generator-1")->toolchain,
+            key_of(1).toolchain);
+}
+
 TEST_F(StoreTest, SelectionsElsewhereAreThoseOfOtherEnvironments) {
   const auto store = open();
   store->select(selection_of(8, "{\"here\":1}"));
@@ -355,12 +373,17 @@ TEST_F(StoreTest, TextWithQuotesNulAndManyBytesIsOnlyText) {
 }
 
 TEST_F(StoreTest, NotANumberIsStoredAsZero) {
-  const auto store = open();
-  Measurement m = measurement_of("{}", 1e-5);
-  m.error = std::numeric_limits<double>::quiet_NaN();
-  store->record(m);
-  ASSERT_EQ(store->measurements(m.key).size(), 1u);
-  EXPECT_EQ(store->measurements(m.key)[0].error, 0);
+  for (const StoreMode mode : {StoreMode::kReadWrite, StoreMode::kMemory}) {
+    StoreOptions o = options();
+    o.mode = mode;
+    const auto store = Store::open(o);
+    Measurement m = measurement_of("{}", 1e-5);
+    m.error = m.median_s = std::numeric_limits<double>::quiet_NaN();
+    store->record(m);
+    ASSERT_EQ(store->measurements(m.key).size(), 1u);
+    EXPECT_EQ(store->measurements(m.key)[0].error, 0);
+    EXPECT_EQ(store->measurements(m.key)[0].median_s, 0);
+  }
 }
 
 TEST_F(StoreTest, TwoStoresOfOneProcessShareADirectory) {
