@@ -71,7 +71,7 @@ class CudaStream : public Family {
     }
     // Bytes in flight are what this family is for.
     const int64_t in_flight = blocks * warps * schedule.at("stages") * schedule.at("tile_m") * 2048;
-    if (in_flight < std::min<int64_t>(64 << 10, target.shared_bytes / 2)) {
+    if (in_flight < std::min<int64_t>(64 << 10, target.shared_bytes / 3)) {
       return gpu::refuse(schedule, "stages", "keeps only " + std::to_string(in_flight) + " bytes in flight on a unit");
     }
     return std::nullopt;
@@ -80,11 +80,16 @@ class CudaStream : public Family {
   Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
     const double touched = std::max(1.0, std::min<double>(config.num_experts, static_cast<double>(tokens * config.top_k)));
     const double rows = static_cast<double>(tokens * config.top_k) / touched;
-    Schedule schedule{.family = name(), .params = {{"warps", 8}, {"tile_m", 1}, {"blocks", 2}}};
-    schedule.params["tile_n"] = rows <= 6 ? 1 : rows <= 12 ? 2 : 4;
-    if (rows > 3 && rows <= 12) schedule.params["tile_m"] = 2;
-    for (int blocks : {2, 1}) {
-      schedule.params["blocks"] = blocks;
+    // Measured on an H200 (docs/performance_gpu.md): single rows want many small blocks, a few rows
+    // twice the weights per token load, many rows one block with everything.
+    struct Shape {
+      int warps, tile_m, tile_n, blocks;
+    };
+    const Shape single = {4, 1, 1, 4}, few = {4, 2, 1, 3}, many = {8, 2, 2, 1}, small = {8, 1, 1, 1};
+    const Shape order[] = {rows <= 1.5 ? single : rows <= 6 ? few : many, few, single, {8, 1, 1, 2}, small};
+    Schedule schedule{.family = name(), .params = {}};
+    for (const Shape& shape : order) {
+      schedule.params = {{"warps", shape.warps}, {"tile_m", shape.tile_m}, {"tile_n", shape.tile_n}, {"blocks", shape.blocks}};
       for (int stages : {16, 12, 10, 8, 6, 5, 4, 3}) {
         schedule.params["stages"] = stages;
         if (!why_not(config, target, schedule)) return schedule;

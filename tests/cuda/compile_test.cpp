@@ -51,7 +51,7 @@ TEST_P(CudaCompile, DefaultsCompileWithoutSpills) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Archs, CudaCompile, ::testing::Values("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& arch) { return std::string(arch.param); });
 
 TEST(CudaCompileErrors, LogAndSourceAreKept) {
   if (!cuda::Nvrtc::get().ok()) GTEST_SKIP() << cuda::Nvrtc::get().status().message();
