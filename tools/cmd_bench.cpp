@@ -31,7 +31,7 @@ class Bench : public Command {
                               ": must be from 1 to 100000");
     }
     request_.check = !no_check_;
-    request_.device = device_.device;
+    request_.device = device_.name();
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
     return device_.check(request_.config);

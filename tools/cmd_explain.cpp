@@ -97,7 +97,7 @@ class Explain : public Command {
     if (!tokens.ok()) return context.fail(tokens.status());
     if (const Status status = device_.check(*config); !status.ok()) return context.fail(status);
     Options options;
-    options.device = device_.device;
+    options.device = device_.name();
     options.num_threads = device_.threads;
     options.cache_path = device_.cache_dir;
     options.max_tokens = std::max(options.max_tokens, tokens->back());

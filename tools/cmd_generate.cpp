@@ -24,7 +24,7 @@ class Generate : public Command {
     if (!tokens.ok()) return context.fail(tokens.status());
     Table table({{"tokens", "tokens"}, {"file", "file"}, {"bytes", "size", Unit::kBytes}});
     for (const int64_t count : *tokens) {
-      auto files = generate(*config, device_.device, count, schedule_);
+      auto files = generate(*config, device_.name(), count, schedule_);
       if (!files.ok()) {
         const Status& status = files.status();
         const bool no_device = status.code() == StatusCode::kNotFound;

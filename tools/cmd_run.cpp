@@ -134,7 +134,7 @@ class Run : public Command {
 
   Result<Kernel> prepare(const MoeConfig& config, int64_t tokens) {
     Options options;
-    options.device = device_.device;
+    options.device = device_.name();
     options.num_threads = device_.threads;
     options.cache_path = device_.cache_dir;
     options.max_tokens = std::max<int64_t>(tokens, 1);

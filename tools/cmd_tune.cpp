@@ -31,6 +31,7 @@ const char* stage_name(TuneStage stage) {
 }
 
 std::string progress_text(const TuneProgress& p, const std::string& layer) {
+  if (p.stage == TuneStage::kProbe) return "measuring the limits of the device";
   char head[96];
   std::snprintf(head, sizeof head, "[%3d/%d] T%lld (%d/%d) %s ", p.done, p.total,
                 static_cast<long long>(p.tokens), p.bucket + 1, p.num_buckets, stage_name(p.stage));
@@ -144,7 +145,7 @@ class Tune : public Command {
       return invalid_argument("max-candidates = " + std::to_string(request_.max_candidates) +
                               ": must not be negative");
     }
-    request_.device = device_.device;
+    request_.device = device_.name();
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
     return device_.check(request_.config);

@@ -34,7 +34,7 @@ class Verify : public Command {
         request_.routings.emplace_back(routing);
       }
     }
-    request_.device = device_.device;
+    request_.device = device_.name();
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
     return device_.check(request_.config);

@@ -113,11 +113,17 @@ void DeviceSelector::declare(OptionSet& options) {
                 "Directory of the cache; default: MOEJIT_CACHE_DIR");
 }
 
+std::string DeviceSelector::name() const {
+  if (device.starts_with("sm_")) return "cuda:" + device;
+  if (device.starts_with("gfx")) return "hip:" + device;
+  return device;
+}
+
 Status DeviceSelector::check(const MoeConfig& config) const {
   if (threads < 0) {
     return invalid_argument("threads = " + std::to_string(threads) + ": must not be negative");
   }
-  Status status = supports(config, device);
+  Status status = supports(config, name());
   if (status.code() == StatusCode::kNotFound) {
     return Status(StatusCode::kUnavailable, status.message(), status.log());
   }

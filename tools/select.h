@@ -31,6 +31,8 @@ struct DeviceSelector {
   int32_t threads = 0;
 
   void declare(OptionSet& options);
+  // The device; a bare architecture ("sm_90a", "gfx942") is one to compile for.
+  std::string name() const;
   // Ok where the device exists and can run the layer; else kUnavailable or kUnsupported.
   Status check(const MoeConfig& config) const;
 };
