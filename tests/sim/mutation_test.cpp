@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "base/settings.h"
 #include "tests/sim/moe_runner.h"
 
 namespace moejit_test {
@@ -95,11 +96,13 @@ moejit::MoeConfig layer(int32_t hidden, int32_t intermediate) {
 
 TEST(SimMutation, Tile90) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
   expect_found(run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 40, 70), 8);
 }
 
 TEST(SimMutation, Stream) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
   expect_found(run_mutants(layer(136, 72), "sm_80", "cuda_stream", kAmpere, 6, 515), 8);
   expect_found(run_mutants(layer(136, 72), "sm_90a", "cuda_stream", kHopper, 6, 515), 8);
 }
