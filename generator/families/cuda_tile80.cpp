@@ -9,7 +9,9 @@ namespace {
 
 using gpu::ceil_div;
 
-int64_t shared_bytes(const Schedule& s) { return int64_t{s.at("stages")} * (s.at("tile_m") + s.at("tile_n")) * 128; }
+int64_t shared_bytes(const Schedule& s) {
+  return int64_t{s.at("stages")} * (s.at("tile_m") + s.at("tile_n")) * 128;
+}
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
   return config.gated ? s.at("tile_n") / 2 : s.at("tile_n");
@@ -20,12 +22,13 @@ class TileFamily : public Family {
  public:
   BackendKind backend() const override { return BackendKind::kCuda; }
 
-  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                              const RowCounts& rows) const override {
+  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target,
+                              const Schedule& schedule, const RowCounts& rows) const override {
     const double element = size_of(config.dtype);
     const double h = config.hidden_size, i = config.intermediate_size;
     const int64_t tile_m = schedule.at("tile_m"), tile_n = schedule.at("tile_n");
-    const double n13 = static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
+    const double n13 =
+        static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
     const double n2 = static_cast<double>(ceil_div(config.hidden_size, tile_n));
     PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
     double tiles = 0, pairs = 0;
@@ -44,8 +47,10 @@ class TileFamily : public Family {
       gate_up.dot_flops *= 1.6;
       down.dot_flops *= 1.6;
     }
-    gate_up.cache_bytes = gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-    down.cache_bytes = gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+    gate_up.cache_bytes =
+        gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+    down.cache_bytes =
+        gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
     const double tokens = gpu::token_count(config, rows);
     gate_up.bytes += tokens * h * element + pairs * i * element;
     down.bytes += pairs * i * element + pairs * h * 4;
@@ -59,24 +64,29 @@ class TileFamily : public Family {
   // Rules that both have: shared memory, and accumulators beside the other registers of a thread.
   std::optional<std::string> why_not_sizes(const Target& target, const Schedule& schedule) const {
     const int64_t blocks = schedule.at("blocks");
-    const int64_t limit = std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
+    const int64_t limit =
+        std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
     if (const int64_t bytes = shared_bytes(schedule); bytes > limit) {
-      return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) + " bytes of shared memory, above the " +
-                                                 std::to_string(limit) + " that " + std::to_string(blocks) +
-                                                 " resident blocks leave");
+      return gpu::refuse(schedule, "stages",
+                         "a block would need " + std::to_string(bytes) +
+                             " bytes of shared memory, above the " + std::to_string(limit) +
+                             " that " + std::to_string(blocks) + " resident blocks leave");
     }
     const int64_t accumulators = int64_t{schedule.at("tile_m")} * schedule.at("tile_n") / 256;
     if (accumulators > (blocks == 1 ? 128 : blocks == 2 ? 64 : 16)) {
-      return gpu::refuse(schedule, "blocks", std::to_string(accumulators) + " accumulators a thread leave too few registers");
+      return gpu::refuse(
+          schedule, "blocks",
+          std::to_string(accumulators) + " accumulators a thread leave too few registers");
     }
     return std::nullopt;
   }
 
-  KernelSource emit_tiles(const MoeConfig& config, const Target& target, const Schedule& schedule, const char* kernels,
-                          const std::string& prefix) const {
+  KernelSource emit_tiles(const MoeConfig& config, const Target& target, const Schedule& schedule,
+                          const char* kernels, const std::string& prefix) const {
     const int64_t slots = gpu::slots(config);
     std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
-    workspace.push_back({.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
+    workspace.push_back(
+        {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
     workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
     KernelSource source = gpu::make_source(config, target, schedule, workspace, kernels);
     Entry entry;
@@ -120,12 +130,16 @@ class TileFamily : public Family {
 class CudaTile80 : public TileFamily {
  public:
   const char* name() const override { return "cuda_tile80"; }
-  const char* help() const override { return "GPU tiles by mma.sync and cp.async, sm_80 and later, every layout"; }
+  const char* help() const override {
+    return "GPU tiles by mma.sync and cp.async, sm_80 and later, every layout";
+  }
 
   std::vector<Param> params() const override {
     return {
         {"tile_m", {128, 64, 32, 16}, "rows of an output tile"},
-        {"tile_n", {128, 256, 64}, "columns of an output tile (half gate, half up in the first product)"},
+        {"tile_n",
+         {128, 256, 64},
+         "columns of an output tile (half gate, half up in the first product)"},
         {"warps_m", {2, 4, 1}, "how many of the 8 warps lie along the rows"},
         {"stages", {4, 3, 2}, "stages of the ring, 64 elements of the reduction each"},
         {"raster", {16, 4}, "row tiles of an expert that share weights at a time"},
@@ -148,21 +162,28 @@ class CudaTile80 : public TileFamily {
       return gpu::refuse(schedule, "warps_m", "tile_m must be a multiple of 16 rows for each");
     }
     if (schedule.at("tile_n") % (warps_n * 32) != 0) {
-      return gpu::refuse(schedule, "warps_m", "tile_n must give each of the " + std::to_string(warps_n) +
-                                                  " warps along it a multiple of 32 columns");
+      return gpu::refuse(schedule, "warps_m",
+                         "tile_n must give each of the " + std::to_string(warps_n) +
+                             " warps along it a multiple of 32 columns");
     }
     return why_not_sizes(target, schedule);
   }
 
-  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
+  Schedule default_schedule(const MoeConfig& config, const Target& target,
+                            int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
     Schedule schedule{.family = name(), .params = {{"raster", 16}, {"warps_m", 2}}};
-    if (rows > 64) return first_legal(config, target, schedule, {128, 64, 32});
+    // The addresses of the interleaved columns of a transposed matrix make the largest tile spill.
+    const bool many_addresses = config.transposed && config.interleaved;
+    if (rows > 64 && !many_addresses) {
+      return first_legal(config, target, schedule, {128, 64, 32});
+    }
     if (rows > 24) return first_legal(config, target, schedule, {64, 32});
     return first_legal(config, target, schedule, {32});
   }
 
-  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override {
+  KernelSource emit(const MoeConfig& config, const Target& target,
+                    const Schedule& schedule) const override {
     return emit_tiles(config, target, schedule, "kernels/tile80.h", "moe_tile80");
   }
 };
@@ -175,7 +196,9 @@ class CudaFma : public TileFamily {
   std::vector<Param> params() const override {
     return {
         {"tile_m", {64, 32, 16, 128}, "rows of an output tile"},
-        {"tile_n", {64, 128}, "columns of an output tile (half gate, half up in the first product)"},
+        {"tile_n",
+         {64, 128},
+         "columns of an output tile (half gate, half up in the first product)"},
         {"stages", {3, 4, 2}, "stages of the ring, 32 elements of the reduction each"},
         {"raster", {16}, "row tiles of an expert that share weights at a time"},
         {"blocks", {2, 1}, "resident blocks of a unit"},
@@ -184,7 +207,8 @@ class CudaFma : public TileFamily {
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
     if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
-    if (config.dtype != DType::kF32) return "dtype = " + std::string(to_string(config.dtype)) + ": must be f32";
+    if (config.dtype != DType::kF32)
+      return "dtype = " + std::string(to_string(config.dtype)) + ": must be f32";
     return std::nullopt;
   }
 
@@ -195,14 +219,16 @@ class CudaFma : public TileFamily {
     return why_not_sizes(target, schedule);
   }
 
-  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
+  Schedule default_schedule(const MoeConfig& config, const Target& target,
+                            int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
     Schedule schedule{.family = name(), .params = {{"raster", 16}}};
     if (rows > 24) return first_legal(config, target, schedule, {64, 32, 16});
     return first_legal(config, target, schedule, {16});
   }
 
-  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override {
+  KernelSource emit(const MoeConfig& config, const Target& target,
+                    const Schedule& schedule) const override {
     return emit_tiles(config, target, schedule, "kernels/tile_fma.h", "moe_fma");
   }
 };
