@@ -29,6 +29,7 @@ constexpr double kScalingFactor = 1.0;
 
 constexpr int kSched_column_block = 128;
 constexpr int kSched_prefetch = 3;
+constexpr int kSched_stream_ahead = 4;
 constexpr int kSched_row_block = 64;
 constexpr int kSched_token_block = 60;
 

@@ -223,8 +223,11 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
   std::vector<double> own, peer;
   Status failed;
   double spent = 0;
-  for (int i = 0; i < 2 * num_routings || spent < arguments_.seconds; ++i) {
+  for (int i = 0; i < num_routings || spent < arguments_.seconds; ++i) {
 
+    // Short launches: an untimed one first, as in decoding, where the threads are awake.
+    const bool is_short = tokens <= 8;
+    if (is_short) failed = launch(i + 1);
     const double once = seconds_of([&] { failed = launch(i); });
     if (!failed.ok()) return failed;
     own.push_back(once);
@@ -232,6 +235,8 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
 #ifdef MOEJIT_BENCH_ONEDNN
     if (peer_) {
       const auto a = load.args(i);
+      const auto b = load.args(i + 1);
+      if (is_short) peer_->run(tokens, b.x, b.topk_ids, b.topk_weights, b.out);
       peer.push_back(seconds_of(
           [&] { peer_->run(tokens, a.x, a.topk_ids, a.topk_weights, a.out); }));
       // The peer's threads wait actively for a while: not on moejit's time.

@@ -110,11 +110,11 @@ class CpuMoe : public Family {
 
   std::vector<Param> params() const override {
     return {
-        {"row_block", {64, 32, 16, 128}, "elements of I of one gate/up task"},
-        {"column_block", {128, 64, 32, 256}, "columns of out of one down task"},
-        {"token_block", {60, 30}, "most rows of one expert that share a pass over its weights"},
-        {"stream_ahead", {4, 8}, "KiB of weights on the way to each worker while few tokens stream"},
+        {"row_block", {64, 16, 128, 384}, "elements of I of one gate/up task"},
+        {"column_block", {512, 32, 128, 1024}, "columns of out of one down task"},
+        {"token_block", {60, 30, 90}, "most rows of one expert that share a pass over its weights"},
         {"prefetch", {3, 1}, "how many tiles ahead weights are prefetched into the L2"},
+        {"stream_ahead", {4}, "KiB of weights on the way to each worker while few tokens stream"},
     };
   }
 
@@ -148,11 +148,13 @@ class CpuMoe : public Family {
                                      "): a smaller one gives the same tasks");
     }
     const int32_t column_block = schedule.at("column_block");
-    if (column_block > 32 &&
-        ceil_div(config.hidden_size, column_block) < 2 * int64_t{target.num_units}) {
-      return refuse("column_block",
-                    "must leave at least 2 blocks of hidden_size for each of the " +
-                        std::to_string(target.num_units) + " workers: a task owns its columns");
+    if (column_block > 32 && ceil_div(config.hidden_size, column_block) < target.num_units) {
+      return refuse("column_block", "must leave a block of hidden_size for each of the " +
+                                        std::to_string(target.num_units) +
+                                        " workers: a task owns its columns");
+    }
+    if (schedule.at("prefetch") * 4 >= std::min(column_block, row_block * (config.gated ? 2 : 1))) {
+      return refuse("prefetch", "must reach less than one task ahead");
     }
     return std::nullopt;
   }
@@ -165,20 +167,25 @@ class CpuMoe : public Family {
     // The block's rows of x keep to half of the L2.
     const bool fits = 60 * padded_bytes(config.hidden_size, s.element) <= target.l2_bytes * 5 / 8;
     schedule.params["token_block"] = fits ? 60 : 30;
-    // Every worker should get several tasks, however few experts the tokens touch.
+    // Long runs of rows stream best, but every worker should get several tasks, however few experts
+    // the tokens touch; where arithmetic dominates, small tasks balance better.
     const int64_t experts = std::min<int64_t>(config.num_experts, tokens * config.top_k) +
                             config.num_shared_experts;
-    for (int32_t block : {64, 32, 16}) {
+    const bool streams = tokens * config.top_k <= 8 * int64_t{config.num_experts};
+    for (int32_t block : {384, 128, 64, 16}) {
       schedule.params["row_block"] = block;
-      if (experts * ceil_div(config.intermediate_size, block) >= 8 * int64_t{target.num_units} &&
-          !why_not(config, target, schedule)) {
+      if ((block < 384 || streams) && !why_not(config, target, schedule) &&
+          experts * ceil_div(config.intermediate_size, block) >= 8 * int64_t{target.num_units}) {
         break;
       }
     }
-    for (int32_t block : {128, 64, 32}) {
+    for (int32_t block : {512, 128, 32}) {
       schedule.params["column_block"] = block;
-      if (ceil_div(config.hidden_size, block) >= 8 * int64_t{target.num_units} &&
-          !why_not(config, target, schedule)) {
+      // Blocks in whole rounds of the workers, or many of them.
+      const int64_t blocks = ceil_div(config.hidden_size, block);
+      if (!why_not(config, target, schedule) &&
+          (config.hidden_size % (int64_t{block} * target.num_units) == 0 ||
+           blocks >= 8 * int64_t{target.num_units})) {
         break;
       }
     }

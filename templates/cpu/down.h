@@ -4,6 +4,7 @@
 // Every task costs the same, however the routing is skewed.
 #pragma once
 #include "plan.h"
+#include "stream.h"
 #include "tile.h"
 #include "weights.h"
 
@@ -72,10 +73,17 @@ static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const*
 // One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `following` is
 // where the weights are that come next, or null.
 static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin, i64 end,
-                      i64 k, i64 length, const WElem* scratch, float* acc, const char* following) {
+                      i64 k, i64 length, const WElem* scratch, float* acc, const char* following,
+                      const char* next_h, i64 next_h_bytes) {
   const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
   constexpr i64 kRowBytes = (i64)kIntermediateSize * sizeof(WElem);
+  // The next unit's rows of h, a slice with every tile.
+  const i64 slice = next_h_bytes / ((end - begin) / kTileRows) / 64 * 64 + 64;
+  const char* h_end = next_h + next_h_bytes;
   for (i64 n = begin; n < end; n += kTileRows) {
+    for (const char* stop = next_h + slice < h_end ? next_h + slice : h_end; next_h < stop; next_h += 64) {
+      prefetch(next_h);
+    }
     const WElem* rows[kTileRows];
     // The tile kSched_prefetch on from here, in this block of columns or in what follows it.
     const i64 to = n + kSched_prefetch * kTileRows;
@@ -95,6 +103,39 @@ static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit
   }
 }
 
+// The same for few tokens.
+template <int C>
+static __attribute__((noinline)) void down_stream(const MoeArgs* args, const Workspace& ws,
+                                                  const Unit& unit, i64 begin, i64 end,
+                                                  const WElem* scratch, float* acc,
+                                                  const char* following) {
+  alignas(64) float sums[C * kSched_column_block];
+  const XElem* hs[C];
+  MOEJIT_UNROLL for (int c = 0; c < C; ++c) hs[c] = ws.h + (unit.first + c) * kHStride;
+  const WElem* rows = (const WElem*)args->w2 + (unit.expert * (i64)kHiddenSize + begin) * kIntermediateSize;
+  const i64 width = end - begin;
+  if constexpr (kTransposed) {
+    dot_rows<C, kIntermediateSize>(scratch, scratch_stride(kIntermediateSize), width,
+                                   (const char*)scratch, hs, sums, kSched_column_block);
+  } else {
+    dot_rows<C, kIntermediateSize>(rows, kIntermediateSize, width,
+                                   following ? following : (const char*)rows, hs, sums,
+                                   kSched_column_block);
+  }
+  for (int c = 0; c < C; ++c) {
+    float* to = acc + (i64)ws.tokens[unit.first + c] * kSched_column_block;
+    const float weight = ws.weights[unit.first + c];
+    for (i64 n = 0; n < width; n += 4) {
+      F4 y = load<F4>(sums + c * kSched_column_block + n);
+      if constexpr (kBias) {
+        y += E::to_f32<4>((const WElem*)args->b2 + unit.expert * (i64)kHiddenSize + begin + n);
+      }
+      if constexpr (!kWeightOnInput) y *= weight;
+      store<F4>(to + n, load<F4>(to + n) + y);
+    }
+  }
+}
+
 // Writes columns [begin, end) of out.
 static void finish(const MoeArgs* args, const float* acc, i64 begin, i64 end) {
   for (i64 t = 0; t < args->num_tokens; ++t) {
@@ -106,11 +147,13 @@ static void finish(const MoeArgs* args, const float* acc, i64 begin, i64 end) {
   }
 }
 
-static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* scratch) {
+static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* scratch, int worker,
+                 int workers) {
   const i64 tokens = args->num_tokens, units = ws.plan->num_units;
   constexpr i64 kExpertBytes = (i64)kHiddenSize * kIntermediateSize * sizeof(WElem);
-  for (i64 task = take(&ws.plan->next_down); task < kColumnBlocks;) {
-    const i64 next_task = take(&ws.plan->next_down);
+  TaskQueue queue(ws.plan->down, kColumnBlocks, worker, workers);
+  for (i64 task = queue.take(); task >= 0; task = queue.take()) {
+    const i64 next_task = queue.peek();
     const i64 begin = task * kSched_column_block;
     const i64 end = begin + kSched_column_block < kHiddenSize ? begin + kSched_column_block
                                                               : (i64)kHiddenSize;
@@ -118,7 +161,8 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
     for (i64 u = 0; u < units; ++u) {
       const Unit unit = ws.units[u];
       // A long I is cut so that the unit's rows of h stay in the L2; a few rows fit whole.
-      const i64 chunk = unit.count * (i64)kHStride <= (i64)kSched_token_block * kDownChunk
+      const i64 chunk = unit.count <= stream_tokens<kIntermediateSize>() ||
+                                unit.count * (i64)kHStride <= (i64)kSched_token_block * kDownChunk
                             ? (i64)kIntermediateSize
                             : (i64)kDownChunk;
       if constexpr (kTransposed) {
@@ -128,6 +172,9 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
                  scratch_stride(kIntermediateSize));
         }
       }
+      const char* next_h = (const char*)(ws.h + (unit.first + unit.count) * kHStride);
+      const i64 next_h_bytes =
+          chunk < kIntermediateSize || u + 1 >= units ? 0 : ws.units[u + 1].count * kHStride * (i64)sizeof(XElem);
       for (i64 k = 0; k < kIntermediateSize; k += chunk) {
         const i64 length = k + chunk < kIntermediateSize ? chunk : kIntermediateSize - k;
         const char* following = nullptr;
@@ -137,15 +184,24 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
         } else if (u + 1 < units) {
           following = (const char*)args->w2 + ws.units[u + 1].expert * kExpertBytes +
                       begin * kIntermediateSize * (i64)sizeof(WElem);
-        } else if (next_task < kColumnBlocks) {
+        } else if (next_task >= 0) {
           following = (const char*)args->w2 + ws.units[0].expert * kExpertBytes +
                       next_task * kSched_column_block * kIntermediateSize * (i64)sizeof(WElem);
         }
-        down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following);
+        switch (unit.count <= stream_tokens<kIntermediateSize>() ? unit.count : 0) {
+#define MOEJIT_STREAM(C) \
+  case C: down_stream<C>(args, ws, unit, begin, end, scratch, acc, following); break
+          MOEJIT_STREAM(1);
+          MOEJIT_STREAM(2);
+          MOEJIT_STREAM(3);
+          MOEJIT_STREAM(4);
+#undef MOEJIT_STREAM
+          default:
+            down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following, next_h, next_h_bytes);
+        }
       }
     }
     finish(args, acc, begin, end);
-    task = next_task;
   }
 }
 

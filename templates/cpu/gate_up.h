@@ -2,6 +2,7 @@
 #pragma once
 #include "math.h"
 #include "plan.h"
+#include "stream.h"
 #include "tile.h"
 #include "weights.h"
 
@@ -114,8 +115,8 @@ static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows
   }
 }
 
-// Unpacks columns [begin, end) of I of a transposed w13 into `to`; returns where row `i` of `part` is
-// through scratch_row below.
+// Unpacks columns [begin, end) of I of a transposed w13 into `to`, in the order of memory; scratch_row
+// says which row is gate or up i.
 static void unpack_w13(const WElem* expert, i64 begin, i64 end, WElem* to) {
   constexpr i64 kStride = scratch_stride(kHiddenSize);
   const int columns = (int)(end - begin);
@@ -124,30 +125,126 @@ static void unpack_w13(const WElem* expert, i64 begin, i64 end, WElem* to) {
   } else if constexpr (kInterleaved) {
     unpack(expert + 2 * begin, kW13Rows, kHiddenSize, 2 * columns, to, kStride);
   } else {
-    unpack(expert + w13_row(begin, 0), kW13Rows, kHiddenSize, columns, to, kStride);
-    unpack(expert + w13_row(begin, 1), kW13Rows, kHiddenSize, columns, to + columns * kStride, kStride);
+    unpack(expert + begin, kW13Rows, kHiddenSize, columns, to, kStride);
+    unpack(expert + begin + kIntermediateSize, kW13Rows, kHiddenSize, columns, to + columns * kStride,
+           kStride);
   }
 }
 MOEJIT_INLINE i64 scratch_row(i64 i, int part, i64 begin, i64 end) {
   if constexpr (!kGated) return i - begin;
-  if constexpr (kInterleaved) return 2 * (i - begin) + (kUpFirst ? 1 - part : part);
-  return i - begin + part * (end - begin);
+  const int place = kUpFirst ? 1 - part : part;
+  return kInterleaved ? 2 * (i - begin) + place : i - begin + place * (end - begin);
 }
 
-static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch) {
+// A whole task for few tokens: runs of rows in memory order, then the activation along I. `next` is
+// what to prefetch behind the last run.
+template <int C>
+static __attribute__((noinline)) void gate_up_stream(const Workspace& ws, const Unit& unit,
+                                                     const WElem* expert, const WElem* bias,
+                                                     const WElem* scratch, i64 begin, i64 end,
+                                                     const char* next) {
+  constexpr i64 kRuns = kGated && !kInterleaved ? 2 : 1;
+  constexpr i64 kRows = kSched_row_block * (kGated ? 2 : 1);
+  alignas(64) float sums[C * kRows];
+  const int* tokens = ws.tokens + unit.first;
+  const float* weights = ws.weights + unit.first;
+  const XElem* xs[C];
+  MOEJIT_UNROLL for (int c = 0; c < C; ++c) xs[c] = ws.plan->x + tokens[c] * ws.plan->x_stride;
+
+  const i64 width = end - begin, run = width * (kGated ? 2 : 1) / kRuns;
+  const auto run_begin = [&](i64 j) {
+    // In memory order: with up_first, part 1 comes first, but either order reads all.
+    if constexpr (kRuns == 1) return kInterleaved && kGated ? 2 * begin : begin;
+    return begin + j * (i64)kIntermediateSize;
+  };
+  for (i64 j = 0; j < kRuns; ++j) {
+    const char* following = j + 1 < kRuns ? (const char*)(expert + run_begin(j + 1) * kHiddenSize) : next;
+    if constexpr (kTransposed) {
+      constexpr i64 kStride = scratch_stride(kHiddenSize);
+      const WElem* rows = scratch + j * run * kStride;
+      dot_rows<C, kHiddenSize>(rows, kStride, run, (const char*)rows, xs, sums + j * run, kRows);
+    } else {
+      dot_rows<C, kHiddenSize>(expert + run_begin(j) * kHiddenSize, kHiddenSize, run, following, xs,
+                               sums + j * run, kRows);
+    }
+  }
+
+  for (int c = 0; c < C; ++c) {
+    const float* s = sums + c * kRows;
+    XElem* h = ws.h + (unit.first + c) * kHStride + begin;
+    for (i64 i = 0; i < width; i += 4) {
+      F4 g, u = {};
+      if constexpr (!kGated) {
+        g = load<F4>(s + i);
+      } else if constexpr (kInterleaved) {
+        const F8 both = load<F8>(s + 2 * i);
+        g = __builtin_shufflevector(both, both, 0, 2, 4, 6);
+        u = __builtin_shufflevector(both, both, 1, 3, 5, 7);
+      } else {
+        g = load<F4>(s + i);
+        u = load<F4>(s + run + i);
+      }
+      if constexpr (kGated && kUpFirst) {
+        const F4 swap = g;
+        g = u;
+        u = swap;
+      }
+      if constexpr (kWeightOnInput) {
+        g *= weights[c];
+        u *= weights[c];
+      }
+      if constexpr (kBias) {
+        if constexpr (kGated && kInterleaved) {
+          const F8 both = E::to_f32<8>(bias + 2 * (begin + i));
+          const F4 even = __builtin_shufflevector(both, both, 0, 2, 4, 6);
+          const F4 odd = __builtin_shufflevector(both, both, 1, 3, 5, 7);
+          g += kUpFirst ? odd : even;
+          u += kUpFirst ? even : odd;
+        } else {
+          g += E::to_f32<4>(bias + w13_row(begin + i, 0));
+          if constexpr (kGated) u += E::to_f32<4>(bias + w13_row(begin + i, 1));
+        }
+      }
+      const F8 v = activate(__builtin_shufflevector(g, g, 0, 1, 2, 3, 0, 1, 2, 3),
+                            __builtin_shufflevector(u, u, 0, 1, 2, 3, 0, 1, 2, 3));
+      store_x<4>(h + i, __builtin_shufflevector(v, v, 0, 1, 2, 3));
+    }
+  }
+}
+
+static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, int worker,
+                    int workers) {
   const i64 tasks = ws.plan->num_units * kRowBlocks;
   const WElem* w13 = (const WElem*)args->w13;
   const WElem* b13 = (const WElem*)args->b13;
   constexpr i64 kExpert = kW13Rows * kHiddenSize;
-  for (i64 task = take(&ws.plan->next_gate_up); task < tasks;) {
-    // The next task is taken early, so that this one's last tile can prefetch its first.
-    const i64 next_task = take(&ws.plan->next_gate_up);
+  TaskQueue queue(ws.plan->gate_up, tasks, worker, workers);
+  for (i64 task = queue.take(); task >= 0; task = queue.take()) {
+    const i64 next_task = queue.peek();
     const Unit unit = ws.units[task / kRowBlocks];
     const i64 begin = task % kRowBlocks * kSched_row_block;
     const i64 end = begin + kSched_row_block < kIntermediateSize ? begin + kSched_row_block
                                                                  : (i64)kIntermediateSize;
     const WElem* expert = w13 + unit.expert * kExpert;
     if constexpr (kTransposed) unpack_w13(expert, begin, end, scratch);
+    if (unit.count <= stream_tokens<kHiddenSize>()) {
+      const bool more = next_task >= 0;
+      const i64 next_row = more ? w13_row(next_task % kRowBlocks * kSched_row_block, kGated && kUpFirst) : 0;
+      const char* next =
+          (const char*)(more ? w13 + ws.units[next_task / kRowBlocks].expert * kExpert + next_row * kHiddenSize
+                             : expert);
+      const WElem* bias = kBias ? b13 + unit.expert * kW13Rows : nullptr;
+      switch (unit.count) {
+#define MOEJIT_STREAM(C) \
+  case C: gate_up_stream<C>(ws, unit, expert, bias, scratch, begin, end, next); break
+        MOEJIT_STREAM(1);
+        MOEJIT_STREAM(2);
+        MOEJIT_STREAM(3);
+        MOEJIT_STREAM(4);
+#undef MOEJIT_STREAM
+      }
+      continue;
+    }
     for (i64 i = begin; i < end; i += kTileI) {
       GateUpRows rows;
       MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
@@ -165,7 +262,7 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch) {
         const i64 to = i + kSched_prefetch * kTileI;
         if (to < end) {
           point_ahead(ahead, expert, to);
-        } else if (next_task < tasks) {
+        } else if (next_task >= 0) {
           const i64 next_begin = next_task % kRowBlocks * kSched_row_block;
           point_ahead(ahead, w13 + ws.units[next_task / kRowBlocks].expert * kExpert,
                       next_begin + (to - end));
@@ -175,7 +272,6 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch) {
       }
       gate_up_rows(ws, unit, rows, i, ahead);
     }
-    task = next_task;
   }
 }
 

@@ -16,14 +16,47 @@ struct Unit {
   int expert;
 };
 
-// Counters that workers take tasks from, each on a cache line of its own.
+// How many tasks were taken from one worker's range; a cache line of its own.
+struct alignas(64) Counter {
+  i64 taken;
+};
+
 struct Plan {
   i64 num_units;
   i64 x_stride;  // elements
   const XElem* x;
-  alignas(64) i64 next_gate_up;
-  alignas(64) i64 next_down;
-  alignas(64) i64 expert_begin[kTotalExperts + 1];
+  Counter gate_up[kMaxWorkers], down[kMaxWorkers];
+  i64 expert_begin[kTotalExperts + 1];
+};
+
+// Tasks [0, total) for one worker: first those of its own range, in order, so that each worker reads
+// memory of its own in one stream; then those that are left of the others' ranges.
+class TaskQueue {
+ public:
+  TaskQueue(Counter* counters, i64 total, int worker, int workers)
+      : counters_(counters), total_(total), range_(worker),
+        workers_(workers < (int)kMaxWorkers ? workers : (int)kMaxWorkers), left_(workers_) {}
+  // The next task, or -1.
+  i64 take() {
+    for (; left_ > 0; --left_, range_ = range_ + 1 < workers_ ? range_ + 1 : 0) {
+      const i64 task = begin(range_) + __atomic_fetch_add(&counters_[range_].taken, 1, __ATOMIC_RELAXED);
+      if (task < begin(range_ + 1)) return task;
+    }
+    return -1;
+  }
+  // What take() would give now, most likely, or -1: a hint for prefetching.
+  i64 peek() const {
+    if (left_ == 0) return -1;
+    const i64 task = begin(range_) + __atomic_load_n(&counters_[range_].taken, __ATOMIC_RELAXED);
+    return task < begin(range_ + 1) ? task : -1;
+  }
+
+ private:
+  i64 begin(int range) const { return total_ * range / workers_; }
+
+  Counter* counters_;
+  i64 total_;
+  int range_, workers_, left_;
 };
 
 struct Workspace {
@@ -48,8 +81,6 @@ MOEJIT_INLINE Workspace workspace_of(const MoeArgs* args) {
           (float*)region(args, kRegion_acc),     (WElem*)region(args, kRegion_scratch)};
 }
 
-MOEJIT_INLINE i64 take(i64* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
-
 // x can be used where it lies if its rows can be read a step at a time as they are. For a few tokens
 // the copy is not worth it even where the rows' stride makes them collide in the L1.
 constexpr bool kSameElement = sizeof(XElem) == sizeof(WElem);
@@ -65,8 +96,7 @@ static void make_plan(const MoeArgs* args, const Workspace& ws) {
   const int* ids = args->topk_ids;
   const float* weights = args->topk_weights;
   Plan* plan = ws.plan;
-  plan->next_gate_up = 0;
-  plan->next_down = 0;
+  for (int w = 0; w < kMaxWorkers; ++w) plan->gate_up[w].taken = plan->down[w].taken = 0;
   plan->x = x_in_place(tokens) ? (const XElem*)args->x : ws.x;
   plan->x_stride = x_in_place(tokens) ? (i64)kHiddenSize : kXStride;
 
