@@ -146,7 +146,6 @@ struct ThreadPool::State {
     started = true;
     static std::once_flag once;
     std::call_once(once, [] {
-      pthread_atfork(nullptr, nullptr, count_fork);
       static const char kHere = 0;
       keep_code_loaded(&kHere);  // the workers never end
     });
@@ -243,6 +242,13 @@ struct ThreadPool::State {
     finished.wait_while(before, spin);
   }
 };
+
+// Forks are counted from the first pool on, not from its first run: a fork during that run would
+// leave the child with a lock that nobody in it holds.
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+  static const int kRegistered = pthread_atfork(nullptr, nullptr, count_fork);
+  (void)kRegistered;
+}
 
 ThreadPool::State* ThreadPool::current() {
   State* state = state_.load(std::memory_order_acquire);

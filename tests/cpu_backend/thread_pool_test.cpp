@@ -162,6 +162,7 @@ TEST(ThreadPool, AForkedChildHasItsOwnWorkers) {
 }
 
 TEST(ThreadPool, ForkWhileAnotherThreadRuns) {
+  pool_of(2);  // made before there are two threads; its first run may well meet the first fork
   std::atomic<bool> stop{false};
   std::thread busy([&] {
     while (!stop) run_and_check(pool_of(2), 1);
