@@ -40,7 +40,8 @@ class CudaBackend : public Backend {
   Result<const Device*> open(const std::string& spec) const override {
     const std::string key = spec.empty() ? "0" : spec;
     std::lock_guard lock(mutex_);
-    if (const auto it = open_.find(key); it != open_.end()) return static_cast<const Device*>(it->second.get());
+    if (const auto it = open_.find(key); it != open_.end())
+      return static_cast<const Device*>(it->second.get());
     auto device = make(key);
     if (!device.ok()) return device.status();
     const Device* opened = device->get();
@@ -51,8 +52,9 @@ class CudaBackend : public Backend {
   std::vector<std::pair<std::string, std::string>> facts() const override {
     std::vector<std::pair<std::string, std::string>> facts;
     const auto& api = cuda::driver();
-    facts.emplace_back("driver", api.ok() ? "CUDA " + cuda::version_text((*api)->version) + ", " + (*api)->path
-                                          : api.status().message());
+    facts.emplace_back(
+        "driver", api.ok() ? "CUDA " + cuda::version_text((*api)->version) + ", " + (*api)->path
+                           : api.status().message());
     const auto& nvrtc = cuda::Nvrtc::get();
     facts.emplace_back("compiler", nvrtc.ok() ? (*nvrtc)->identity() : nvrtc.status().message());
     if (nvrtc.ok()) facts.emplace_back("compiler library", (*nvrtc)->path());
@@ -70,7 +72,8 @@ class CudaBackend : public Backend {
     const int ordinal = number ? std::stoi(key) : -1;
     if (ordinal < 0 || ordinal >= count) {
       return Status(StatusCode::kNotFound,
-                    "device = \"cuda:" + key + "\": must be cuda:0 to cuda:" + std::to_string(count - 1) +
+                    "device = \"cuda:" + key +
+                        "\": must be cuda:0 to cuda:" + std::to_string(count - 1) +
                         ", or an architecture to compile for such as cuda:sm_90a");
     }
     return CudaDevice::open(**api, ordinal);

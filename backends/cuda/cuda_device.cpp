@@ -23,11 +23,11 @@ struct ArchFacts {
   int64_t shared_bytes, l2_bytes;
 };
 constexpr ArchFacts kArchs[] = {
-    {"sm_80", 108, 166912, int64_t{40} << 20},   {"sm_86", 84, 101376, int64_t{6} << 20},
-    {"sm_87", 16, 166912, int64_t{4} << 20},     {"sm_89", 128, 101376, int64_t{64} << 20},
-    {"sm_90a", 132, 232448, int64_t{50} << 20},  {"sm_100a", 148, 232448, int64_t{126} << 20},
+    {"sm_80", 108, 166912, int64_t{40} << 20},    {"sm_86", 84, 101376, int64_t{6} << 20},
+    {"sm_87", 16, 166912, int64_t{4} << 20},      {"sm_89", 128, 101376, int64_t{64} << 20},
+    {"sm_90a", 132, 232448, int64_t{50} << 20},   {"sm_100a", 148, 232448, int64_t{126} << 20},
     {"sm_103a", 148, 232448, int64_t{126} << 20}, {"sm_110a", 20, 232448, int64_t{32} << 20},
-    {"sm_120a", 170, 101376, int64_t{96} << 20}, {"sm_121a", 48, 101376, int64_t{24} << 20},
+    {"sm_120a", 170, 101376, int64_t{96} << 20},  {"sm_121a", 48, 101376, int64_t{24} << 20},
 };
 const ArchFacts* find_arch(const std::string& arch) {
   for (const ArchFacts& facts : kArchs) {
@@ -56,8 +56,9 @@ Result<std::unique_ptr<const CudaDevice>> CudaDevice::open(const Driver& api, in
   };
   const int major = attribute(kAttrComputeMajor), minor = attribute(kAttrComputeMinor);
   if (major < 8) {
-    return Status(StatusCode::kUnsupported, "cuda:" + std::to_string(ordinal) + ": compute capability " +
-                                                std::to_string(major) + "." + std::to_string(minor) +
+    return Status(StatusCode::kUnsupported, "cuda:" + std::to_string(ordinal) +
+                                                ": compute capability " + std::to_string(major) +
+                                                "." + std::to_string(minor) +
                                                 "; needed is 8.0 or later");
   }
   DeviceInfo& info = device->info_;
@@ -78,14 +79,17 @@ Result<std::unique_ptr<const CudaDevice>> CudaDevice::open(const Driver& api, in
   target.shared_bytes = attribute(kAttrSharedPerBlockOptin);
   target.registers = attribute(kAttrRegistersPerMultiprocessor);
   // Silicon facts only: products that differ in none of these behave alike.
-  info.identity = "{\"arch\":\"" + target.arch + "\",\"backend\":\"cuda\",\"bus_bits\":" +
-                  std::to_string(attribute(kAttrMemoryBusWidth)) + ",\"clock_khz\":" +
-                  std::to_string(attribute(kAttrClockRate)) + ",\"driver\":\"" + info.driver + "\",\"l2\":" +
-                  std::to_string(target.l2_bytes) + ",\"memory_clock_khz\":" +
-                  std::to_string(attribute(kAttrMemoryClockRate)) + ",\"memory_gib\":" +
-                  std::to_string((info.memory_bytes + (int64_t{1} << 29)) >> 30) + ",\"shared\":" +
-                  std::to_string(target.shared_bytes) + ",\"units\":" + std::to_string(target.num_units) + "}";
-  if (const CUresult r = api.cuDevicePrimaryCtxRetain(&device->primary_, device->device_); r != kSuccess) {
+  info.identity =
+      "{\"arch\":\"" + target.arch +
+      "\",\"backend\":\"cuda\",\"bus_bits\":" + std::to_string(attribute(kAttrMemoryBusWidth)) +
+      ",\"clock_khz\":" + std::to_string(attribute(kAttrClockRate)) + ",\"driver\":\"" +
+      info.driver + "\",\"l2\":" + std::to_string(target.l2_bytes) +
+      ",\"memory_clock_khz\":" + std::to_string(attribute(kAttrMemoryClockRate)) +
+      ",\"memory_gib\":" + std::to_string((info.memory_bytes + (int64_t{1} << 29)) >> 30) +
+      ",\"shared\":" + std::to_string(target.shared_bytes) +
+      ",\"units\":" + std::to_string(target.num_units) + "}";
+  if (const CUresult r = api.cuDevicePrimaryCtxRetain(&device->primary_, device->device_);
+      r != kSuccess) {
     return failure(api, r, info.name + ": primary context");
   }
   return std::unique_ptr<const CudaDevice>(std::move(device));
@@ -96,7 +100,8 @@ Result<std::unique_ptr<const CudaDevice>> CudaDevice::compile_only(const std::st
   if (facts == nullptr) {
     std::string list;
     for (const ArchFacts& f : kArchs) list += (list.empty() ? "" : ", ") + std::string(f.arch);
-    return Status(StatusCode::kNotFound, "cuda:" + arch + ": no such architecture; there are " + list);
+    return Status(StatusCode::kNotFound,
+                  "cuda:" + arch + ": no such architecture; there are " + list);
   }
   auto device = std::make_unique<CudaDevice>();
   DeviceInfo& info = device->info_;
@@ -116,7 +121,8 @@ Result<std::unique_ptr<const CudaDevice>> CudaDevice::compile_only(const std::st
 
 Status CudaDevice::need_device() const {
   if (api_ != nullptr) return {};
-  return {StatusCode::kUnsupported, info_.name + " compiles only; loading and running need a device such as cuda:0"};
+  return {StatusCode::kUnsupported,
+          info_.name + " compiles only; loading and running need a device such as cuda:0"};
 }
 
 Result<std::string> CudaDevice::compiler() const {
@@ -132,12 +138,14 @@ Result<Binary> CudaDevice::compile(const KernelSource& source) const {
   const auto& nvrtc = Nvrtc::get();
   if (!nvrtc.ok()) return nvrtc.status();
   if (dump_requested()) dump_source(source);
-  Result<CompileOutput> output = (*nvrtc)->compile(source.name, source.text, source.arch, source.options, false);
+  Result<CompileOutput> output =
+      (*nvrtc)->compile(source.name, source.text, source.arch, source.options, false);
   if (!output.ok()) {
     const Status& status = output.status();
     if (status.code() != StatusCode::kCompileError || dump_requested()) return status;
     const std::string path = dump_source(source);
-    return Status(status.code(), status.message() + (path.empty() ? "" : "; source: " + path), status.log());
+    return Status(status.code(), status.message() + (path.empty() ? "" : "; source: " + path),
+                  status.log());
   }
   Binary binary;
   binary.format = kFormat;
@@ -148,7 +156,8 @@ Result<Binary> CudaDevice::compile(const KernelSource& source) const {
   binary.registers = report.registers;
   binary.spill_bytes = report.spill_bytes;
   for (const Entry& entry : source.entries) {
-    binary.shared_bytes = std::max(binary.shared_bytes, entry.shared_bytes + std::max(report.shared_bytes, 0));
+    binary.shared_bytes =
+        std::max(binary.shared_bytes, entry.shared_bytes + std::max(report.shared_bytes, 0));
   }
   binary.compile_ms = output->milliseconds;
   binary.log = std::move(output->log);
@@ -158,18 +167,22 @@ Result<Binary> CudaDevice::compile(const KernelSource& source) const {
 Result<std::string> CudaDevice::assembly(const KernelSource& source) const {
   const auto& nvrtc = Nvrtc::get();
   if (!nvrtc.ok()) return nvrtc.status();
-  Result<CompileOutput> output = (*nvrtc)->compile(source.name, source.text, source.arch, source.options, true);
+  Result<CompileOutput> output =
+      (*nvrtc)->compile(source.name, source.text, source.arch, source.options, true);
   if (!output.ok()) return output.status();
   return "/* ptxas\n" + output->log + "*/\n" + output->ptx;
 }
 
-Result<std::shared_ptr<const Module>> CudaDevice::load(const Binary& binary, const KernelSource& source) const {
+Result<std::shared_ptr<const Module>> CudaDevice::load(const Binary& binary,
+                                                       const KernelSource& source) const {
   MOEJIT_RETURN_IF_ERROR(need_device());
   if (binary.format != kFormat || binary.arch != info_.target.arch) {
-    return Status(StatusCode::kDataError, source.name + ": the binary is " + binary.format + " for " + binary.arch +
-                                              ", and " + info_.name + " takes " + kFormat + " for " + info_.target.arch);
+    return Status(StatusCode::kDataError, source.name + ": the binary is " + binary.format +
+                                              " for " + binary.arch + ", and " + info_.name +
+                                              " takes " + kFormat + " for " + info_.target.arch);
   }
-  if (binary.bytes.empty()) return Status(StatusCode::kDataError, source.name + ": the binary is empty");
+  if (binary.bytes.empty())
+    return Status(StatusCode::kDataError, source.name + ": the binary is empty");
   return CudaModule::load(*api_, device_, primary_, info_.target.num_units, binary, source);
 }
 
@@ -220,7 +233,8 @@ bool CudaDevice::is_capturing(Stream stream) const {
   if (api_ == nullptr) return false;
   ScopedContext scope(*api_, device_, primary_);
   int capturing = 0;
-  return api_->cuStreamIsCapturing(static_cast<CUstream>(stream), &capturing) == kSuccess && capturing != 0;
+  return api_->cuStreamIsCapturing(static_cast<CUstream>(stream), &capturing) == kSuccess &&
+         capturing != 0;
 }
 
 }  // namespace moejit::internal::cuda

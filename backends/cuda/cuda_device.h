@@ -17,12 +17,14 @@ class CudaDevice : public Device {
   Result<std::string> compiler() const override;
   Result<Binary> compile(const KernelSource& source) const override;
   Result<std::string> assembly(const KernelSource& source) const override;
-  Result<std::shared_ptr<const Module>> load(const Binary& binary, const KernelSource& source) const override;
+  Result<std::shared_ptr<const Module>> load(const Binary& binary,
+                                             const KernelSource& source) const override;
   Result<std::shared_ptr<void>> allocate(size_t bytes) const override;
   Status copy_in(void* device, const void* host, size_t bytes) const override;
   Status copy_out(void* host, const void* device, size_t bytes) const override;
   Status synchronize() const override;
-  Result<std::vector<double>> time(const std::function<Status(int, Stream)>& body, int repeats) const override;
+  Result<std::vector<double>> time(const std::function<Status(int, Stream)>& body,
+                                   int repeats) const override;
   bool is_capturing(Stream stream) const override;
 
  private:

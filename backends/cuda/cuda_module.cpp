@@ -6,17 +6,21 @@ namespace moejit::internal::cuda {
 
 int64_t grid_blocks(const Grid& grid, int64_t tokens, int num_units) {
   int64_t blocks = grid.fixed;
-  if (grid.per_token_num > 0) blocks += (tokens * grid.per_token_num + grid.per_token_den - 1) / grid.per_token_den;
-  if (grid.per_unit_cap > 0) blocks = std::min<int64_t>(blocks, int64_t{num_units} * grid.per_unit_cap);
+  if (grid.per_token_num > 0)
+    blocks += (tokens * grid.per_token_num + grid.per_token_den - 1) / grid.per_token_den;
+  if (grid.per_unit_cap > 0)
+    blocks = std::min<int64_t>(blocks, int64_t{num_units} * grid.per_unit_cap);
   return std::max<int64_t>(blocks, 1);
 }
 
-Result<std::shared_ptr<const Module>> CudaModule::load(const Driver& api, CUdevice device, CUcontext primary,
-                                                       int num_units, const Binary& binary,
+Result<std::shared_ptr<const Module>> CudaModule::load(const Driver& api, CUdevice device,
+                                                       CUcontext primary, int num_units,
+                                                       const Binary& binary,
                                                        const KernelSource& source) {
   std::shared_ptr<CudaModule> module(new CudaModule(api, device, primary, num_units));
   if (source.tensor_maps.size() > kMaxTensorMaps) {
-    return Status(StatusCode::kInternal, source.name + ": more than " + std::to_string(kMaxTensorMaps) + " tensor maps");
+    return Status(StatusCode::kInternal,
+                  source.name + ": more than " + std::to_string(kMaxTensorMaps) + " tensor maps");
   }
   module->name_ = source.name;
   module->cubin_ = binary.bytes;
@@ -43,7 +47,8 @@ CudaModule::~CudaModule() {
 Result<const CudaModule::Loaded*> CudaModule::load_into(CUcontext context) const {
   auto loaded = std::make_unique<Loaded>();
   loaded->context = context;
-  if (const CUresult result = api_.cuModuleLoadData(&loaded->module, cubin_.data()); result != kSuccess) {
+  if (const CUresult result = api_.cuModuleLoadData(&loaded->module, cubin_.data());
+      result != kSuccess) {
     return failure(api_, result, "loading " + name_);
   }
   Status status;
@@ -57,7 +62,9 @@ Result<const CudaModule::Loaded*> CudaModule::load_into(CUcontext context) const
     if (entry.shared_bytes > 0) {
       result = api_.cuFuncSetAttribute(function, kFuncMaxDynamicSharedBytes, entry.shared_bytes);
       if (result != kSuccess) {
-        status = failure(api_, result, name_ + ": " + std::to_string(entry.shared_bytes) + " bytes of shared memory for " + entry.name);
+        status = failure(api_, result,
+                         name_ + ": " + std::to_string(entry.shared_bytes) +
+                             " bytes of shared memory for " + entry.name);
         break;
       }
     }
@@ -79,10 +86,12 @@ Result<const CudaModule::Loaded*> CudaModule::loaded(CUcontext context, CUstream
       if (entry->context == context) return static_cast<const Loaded*>(entry.get());
     }
   }
-  // A context of the device that this kernel has not met yet: a function handle belongs to one context.
+  // A context of the device that this kernel has not met yet: a function handle belongs to one
+  // context.
   int capturing = 0;
   if (api_.cuStreamIsCapturing(stream, &capturing) == kSuccess && capturing != 0) {
-    return Status(StatusCode::kNotReady, name_ + ": not loaded in this context yet; launch once before capturing");
+    return Status(StatusCode::kNotReady,
+                  name_ + ": not loaded in this context yet; launch once before capturing");
   }
   return load_into(context);
 }
@@ -92,9 +101,15 @@ Status CudaModule::encode_maps(const MoeArgs& args, TensorMaps* maps) const {
     const TensorMapSpec& spec = map_specs_[i];
     const void* base = nullptr;
     switch (spec.base) {
-      case TensorMapSpec::Base::kX: base = args.x; break;
-      case TensorMapSpec::Base::kW13: base = args.w13; break;
-      case TensorMapSpec::Base::kW2: base = args.w2; break;
+      case TensorMapSpec::Base::kX:
+        base = args.x;
+        break;
+      case TensorMapSpec::Base::kW13:
+        base = args.w13;
+        break;
+      case TensorMapSpec::Base::kW2:
+        base = args.w2;
+        break;
       case TensorMapSpec::Base::kWorkspace:
         base = static_cast<const uint8_t*>(args.workspace) +
                workspace_offset(workspace_, static_cast<size_t>(spec.region), args.num_tokens);
@@ -113,17 +128,22 @@ Status CudaModule::encode_maps(const MoeArgs& args, TensorMaps* maps) const {
       box[d] = static_cast<uint32_t>(spec.box[d]);
       steps[d] = 1;
     }
-    const int type = spec.element_bytes == 1 ? kTensorUint8 : spec.element_bytes == 2 ? kTensorUint16 : kTensorUint32;
+    const int type = spec.element_bytes == 1   ? kTensorUint8
+                     : spec.element_bytes == 2 ? kTensorUint16
+                                               : kTensorUint32;
     const CUresult result = api_.cuTensorMapEncodeTiled(
-        &maps->map[i], type, static_cast<uint32_t>(rank), const_cast<void*>(base), dims, strides, box, steps,
+        &maps->map[i], type, static_cast<uint32_t>(rank), const_cast<void*>(base), dims, strides,
+        box, steps,
         /*interleave=*/0, kTensorSwizzle128, kTensorL2Promotion256, /*oob_fill=*/0);
-    if (result != kSuccess) return failure(api_, result, name_ + ": tensor map " + std::to_string(i));
+    if (result != kSuccess)
+      return failure(api_, result, name_ + ": tensor map " + std::to_string(i));
   }
   return {};
 }
 
 Status CudaModule::launch(const MoeArgs& args, Stream stream_pointer) const {
-  // A layer without tokens has nothing to write, and its pointers may be null; a probe has no workspace.
+  // A layer without tokens has nothing to write, and its pointers may be null; a probe has no
+  // workspace.
   if (args.num_tokens == 0 && !workspace_.empty()) return {};
   CUstream stream = static_cast<CUstream>(stream_pointer);
   ScopedContext scope(api_, device_, primary_);
@@ -137,7 +157,8 @@ Status CudaModule::launch(const MoeArgs& args, Stream stream_pointer) const {
   bool first = true;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
-    if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0)) continue;
+    if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0))
+      continue;
     int64_t blocks = grid_blocks(entry.grid, args.num_tokens, num_units_);
     blocks = (blocks + entry.cluster - 1) / entry.cluster * entry.cluster;
     CUlaunchAttribute attributes[2] = {};
@@ -152,11 +173,19 @@ Status CudaModule::launch(const MoeArgs& args, Stream stream_pointer) const {
       attributes[count].value.cluster[1] = 1;
       attributes[count++].value.cluster[2] = 1;
     }
-    const CUlaunchConfig config = {static_cast<unsigned>(blocks), 1, 1,
-                                   static_cast<unsigned>(entry.threads), 1, 1,
-                                   static_cast<unsigned>(entry.shared_bytes), stream, attributes, count};
+    const CUlaunchConfig config = {static_cast<unsigned>(blocks),
+                                   1,
+                                   1,
+                                   static_cast<unsigned>(entry.threads),
+                                   1,
+                                   1,
+                                   static_cast<unsigned>(entry.shared_bytes),
+                                   stream,
+                                   attributes,
+                                   count};
     void* parameters[2] = {&copy, &maps};
-    const CUresult result = api_.cuLaunchKernelEx(&config, module.functions[i], parameters, nullptr);
+    const CUresult result =
+        api_.cuLaunchKernelEx(&config, module.functions[i], parameters, nullptr);
     if (result != kSuccess) return failure(api_, result, name_ + ": launch of " + entry.name);
     first = false;
   }

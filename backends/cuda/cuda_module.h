@@ -20,8 +20,9 @@ struct TensorMaps {
 class CudaModule : public Module {
  public:
   // Loads into the current context. `source` must be the one that the cubin was compiled from.
-  static Result<std::shared_ptr<const Module>> load(const Driver& api, CUdevice device, CUcontext primary,
-                                                    int num_units, const Binary& binary,
+  static Result<std::shared_ptr<const Module>> load(const Driver& api, CUdevice device,
+                                                    CUcontext primary, int num_units,
+                                                    const Binary& binary,
                                                     const KernelSource& source);
   ~CudaModule() override;
   Status launch(const MoeArgs& args, Stream stream) const override;

@@ -23,7 +23,8 @@ struct Resources {
 
 }  // namespace
 
-Result<std::vector<double>> CudaDevice::time(const std::function<Status(int, Stream)>& body, int repeats) const {
+Result<std::vector<double>> CudaDevice::time(const std::function<Status(int, Stream)>& body,
+                                             int repeats) const {
   MOEJIT_RETURN_IF_ERROR(need_device());
   if (repeats <= 0) return std::vector<double>();
   const Driver& api = *api_;
@@ -33,7 +34,8 @@ Result<std::vector<double>> CudaDevice::time(const std::function<Status(int, Str
   const auto check = [&](CUresult result, const char* what) {
     return result == kSuccess ? Status() : failure(api, result, info_.name + ": " + what);
   };
-  MOEJIT_RETURN_IF_ERROR(check(api.cuStreamCreate(&r.stream, kStreamNonBlocking), "creating a stream"));
+  MOEJIT_RETURN_IF_ERROR(
+      check(api.cuStreamCreate(&r.stream, kStreamNonBlocking), "creating a stream"));
   for (int i = 0; i <= repeats; ++i) {
     CUevent event = nullptr;
     MOEJIT_RETURN_IF_ERROR(check(api.cuEventCreate(&event, 0), "creating an event"));
@@ -43,19 +45,23 @@ Result<std::vector<double>> CudaDevice::time(const std::function<Status(int, Str
   MOEJIT_RETURN_IF_ERROR(body(0, r.stream));
   MOEJIT_RETURN_IF_ERROR(check(api.cuStreamSynchronize(r.stream), "running the kernel"));
 
-  MOEJIT_RETURN_IF_ERROR(check(api.cuStreamBeginCapture(r.stream, kCaptureModeThreadLocal), "beginning a capture"));
-  Status status = check(api.cuEventRecordWithFlags(r.events[0], r.stream, kEventRecordExternal), "recording an event");
+  MOEJIT_RETURN_IF_ERROR(
+      check(api.cuStreamBeginCapture(r.stream, kCaptureModeThreadLocal), "beginning a capture"));
+  Status status = check(api.cuEventRecordWithFlags(r.events[0], r.stream, kEventRecordExternal),
+                        "recording an event");
   for (int i = 0; i < repeats && status.ok(); ++i) {
     status = body(i, r.stream);
     if (status.ok()) {
-      status = check(api.cuEventRecordWithFlags(r.events[static_cast<size_t>(i) + 1], r.stream, kEventRecordExternal),
+      status = check(api.cuEventRecordWithFlags(r.events[static_cast<size_t>(i) + 1], r.stream,
+                                                kEventRecordExternal),
                      "recording an event");
     }
   }
   const Status ended = check(api.cuStreamEndCapture(r.stream, &r.graph), "ending a capture");
   MOEJIT_RETURN_IF_ERROR(status);
   MOEJIT_RETURN_IF_ERROR(ended);
-  MOEJIT_RETURN_IF_ERROR(check(api.cuGraphInstantiate(&r.exec, r.graph, 0), "instantiating a graph"));
+  MOEJIT_RETURN_IF_ERROR(
+      check(api.cuGraphInstantiate(&r.exec, r.graph, 0), "instantiating a graph"));
 
   std::vector<double> seconds(static_cast<size_t>(repeats));
   double total = 0;
@@ -66,9 +72,10 @@ Result<std::vector<double>> CudaDevice::time(const std::function<Status(int, Str
     total = 0;
     for (int i = 0; i < repeats; ++i) {
       float milliseconds = 0;
-      MOEJIT_RETURN_IF_ERROR(check(api.cuEventElapsedTime(&milliseconds, r.events[static_cast<size_t>(i)],
-                                                          r.events[static_cast<size_t>(i) + 1]),
-                                   "reading an event"));
+      MOEJIT_RETURN_IF_ERROR(
+          check(api.cuEventElapsedTime(&milliseconds, r.events[static_cast<size_t>(i)],
+                                       r.events[static_cast<size_t>(i) + 1]),
+                "reading an event"));
       seconds[static_cast<size_t>(i)] = static_cast<double>(milliseconds) * 1e-3;
       total += seconds[static_cast<size_t>(i)];
     }

@@ -8,7 +8,9 @@ namespace {
 // cuLaunchKernelEx and cuTensorMapEncodeTiled are in every driver from here on.
 constexpr int kOldestDriver = 12000;
 
-Status unavailable(std::string message) { return {StatusCode::kUnavailable, std::move(message)}; }
+Status unavailable(std::string message) {
+  return {StatusCode::kUnavailable, std::move(message)};
+}
 
 Result<const Driver*> open_driver() {
   Result<Dylib> library = Dylib::open_first({"libcuda.so.1", "libcuda.so"});
@@ -17,7 +19,8 @@ Result<const Driver*> open_driver() {
   }
   auto* api = new Driver;  // lives as long as the process
   api->path = library->path();
-  if (library->find("cuDriverGetVersion", api->cuDriverGetVersion)) api->cuDriverGetVersion(&api->version);
+  if (library->find("cuDriverGetVersion", api->cuDriverGetVersion))
+    api->cuDriverGetVersion(&api->version);
   if (api->version < kOldestDriver) {
     return unavailable("no CUDA device: the driver supports CUDA " + version_text(api->version) +
                        "; needed is CUDA 12.0 or later");
@@ -28,11 +31,13 @@ Result<const Driver*> open_driver() {
   MOEJIT_CUDA_FUNCTIONS(MOEJIT_CUDA_FIND)
 #undef MOEJIT_CUDA_FIND
   if (!missing.empty()) {
-    return unavailable("no CUDA device: " + api->path + " has no function " + missing + "; install a newer driver");
+    return unavailable("no CUDA device: " + api->path + " has no function " + missing +
+                       "; install a newer driver");
   }
   const CUresult result = api->cuInit(0);
   if (result == kErrorNoDevice) return unavailable("no CUDA device: the driver finds none");
-  if (result != kSuccess) return unavailable("no CUDA device: " + failure(*api, result, "cuInit").message());
+  if (result != kSuccess)
+    return unavailable("no CUDA device: " + failure(*api, result, "cuInit").message());
   return static_cast<const Driver*>(api);
 }
 
@@ -60,14 +65,17 @@ Status failure(const Driver& api, CUresult result, const std::string& what) {
     case kErrorIllegalAddress:
     case kErrorMisalignedAddress:
     case kErrorLaunchFailed:
-      return {StatusCode::kDeviceError,
-              message + "; a kernel of this process failed earlier, and its context cannot be used any more: "
-                        "check the pointers of the last launches, then restart the process"};
+      return {
+          StatusCode::kDeviceError,
+          message +
+              "; a kernel of this process failed earlier, and its context cannot be used any more: "
+              "check the pointers of the last launches, then restart the process"};
     case kErrorInvalidImage:
     case kErrorNoBinaryForGpu:
       return {StatusCode::kDataError, message + "; the binary was made for another GPU"};
     case kErrorLaunchOutOfResources:
-      return {StatusCode::kDeviceError, message + "; the kernel needs more registers or shared memory than are free"};
+      return {StatusCode::kDeviceError,
+              message + "; the kernel needs more registers or shared memory than are free"};
     default:
       return {StatusCode::kDeviceError, message};
   }

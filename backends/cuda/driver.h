@@ -12,7 +12,7 @@ struct Driver {
 #define MOEJIT_CUDA_MEMBER(name, symbol, parameters) CUresult(*name) parameters = nullptr;
   MOEJIT_CUDA_FUNCTIONS(MOEJIT_CUDA_MEMBER)
 #undef MOEJIT_CUDA_MEMBER
-  int version = 0;       // 13000 for CUDA 13.0
+  int version = 0;  // 13000 for CUDA 13.0
   std::string path;
 };
 

@@ -22,9 +22,11 @@ std::vector<std::string> candidates() {
   std::vector<std::string> paths;
   if (!settings().nvrtc_path.empty()) return {settings().nvrtc_path};
   for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12"}) paths.push_back(name);
-  std::vector<std::string> folders = {"/usr/local/cuda/lib64", "/usr/local/cuda-13.0/lib64", "/usr/local/cuda-12/lib64"};
+  std::vector<std::string> folders = {"/usr/local/cuda/lib64", "/usr/local/cuda-13.0/lib64",
+                                      "/usr/local/cuda-12/lib64"};
   for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
-    if (const char* root = std::getenv(variable)) folders.insert(folders.begin(), std::string(root) + "/lib64");
+    if (const char* root = std::getenv(variable))
+      folders.insert(folders.begin(), std::string(root) + "/lib64");
   }
   std::vector<std::string> environments;
   if (const char* environment = std::getenv("VIRTUAL_ENV")) environments.push_back(environment);
@@ -64,7 +66,9 @@ std::string file_digest(const std::string& path) {
   std::fseek(file, 0, SEEK_END);
   const long size = std::ftell(file);
   hash.field(std::to_string(size));
-  std::fseek(file, size > static_cast<long>(buffer.size()) ? -static_cast<long>(buffer.size()) : -size, SEEK_END);
+  std::fseek(file,
+             size > static_cast<long>(buffer.size()) ? -static_cast<long>(buffer.size()) : -size,
+             SEEK_END);
   count = std::fread(buffer.data(), 1, buffer.size(), file);
   hash.update(buffer.data(), count);
   std::fclose(file);
@@ -76,7 +80,8 @@ int arch_number(const std::string& arch) {
   if (arch.rfind("sm_", 0) != 0) return -1;
   int number = 0;
   size_t i = 3;
-  for (; i < arch.size() && arch[i] >= '0' && arch[i] <= '9'; ++i) number = number * 10 + (arch[i] - '0');
+  for (; i < arch.size() && arch[i] >= '0' && arch[i] <= '9'; ++i)
+    number = number * 10 + (arch[i] - '0');
   return i > 3 && i + 1 >= arch.size() ? number : -1;
 }
 
@@ -117,7 +122,8 @@ PtxasReport parse_ptxas_report(const std::string& log) {
     report.registers = std::max(report.registers, number_before(line, " registers"));
     const int stores = number_before(line, " bytes spill stores");
     const int loads = number_before(line, " bytes spill loads");
-    if (stores >= 0 && loads >= 0) report.spill_bytes = std::max(report.spill_bytes, stores + loads);
+    if (stores >= 0 && loads >= 0)
+      report.spill_bytes = std::max(report.spill_bytes, stores + loads);
     report.shared_bytes = std::max(report.shared_bytes, number_before(line, " bytes smem"));
     if (line.find("C7510") != std::string::npos) report.serialized_wgmma = true;
     if (line.find("C7508") != std::string::npos) report.ignored_setmaxnreg = true;
@@ -128,34 +134,42 @@ PtxasReport parse_ptxas_report(const std::string& log) {
 Result<const Nvrtc*> Nvrtc::open() {
   Result<Dylib> library = Dylib::open_first(candidates());
   if (!library.ok()) {
-    return Status(StatusCode::kUnavailable,
-                  "NVRTC not found (libnvrtc.so.13 or .12): install the CUDA toolkit or `pip install "
-                  "nvidia-cuda-nvrtc`, or set MOEJIT_NVRTC to the library",
-                  library.status().message());
+    return Status(
+        StatusCode::kUnavailable,
+        "NVRTC not found (libnvrtc.so.13 or .12): install the CUDA toolkit or `pip install "
+        "nvidia-cuda-nvrtc`, or set MOEJIT_NVRTC to the library",
+        library.status().message());
   }
   auto* nvrtc = new Nvrtc;
   auto* api = new Functions{};
   nvrtc->api_ = api;
   nvrtc->path_ = library->path();
-  const bool complete =
-      library->find("nvrtcVersion", api->version) && library->find("nvrtcGetErrorString", api->error_string) &&
-      library->find("nvrtcGetNumSupportedArchs", api->num_archs) && library->find("nvrtcGetSupportedArchs", api->archs) &&
-      library->find("nvrtcCreateProgram", api->create) && library->find("nvrtcDestroyProgram", api->destroy) &&
-      library->find("nvrtcCompileProgram", api->compile) && library->find("nvrtcGetProgramLogSize", api->log_size) &&
-      library->find("nvrtcGetProgramLog", api->log) && library->find("nvrtcGetCUBINSize", api->cubin_size) &&
-      library->find("nvrtcGetCUBIN", api->cubin) && library->find("nvrtcGetPTXSize", api->ptx_size) &&
-      library->find("nvrtcGetPTX", api->ptx);
+  const bool complete = library->find("nvrtcVersion", api->version) &&
+                        library->find("nvrtcGetErrorString", api->error_string) &&
+                        library->find("nvrtcGetNumSupportedArchs", api->num_archs) &&
+                        library->find("nvrtcGetSupportedArchs", api->archs) &&
+                        library->find("nvrtcCreateProgram", api->create) &&
+                        library->find("nvrtcDestroyProgram", api->destroy) &&
+                        library->find("nvrtcCompileProgram", api->compile) &&
+                        library->find("nvrtcGetProgramLogSize", api->log_size) &&
+                        library->find("nvrtcGetProgramLog", api->log) &&
+                        library->find("nvrtcGetCUBINSize", api->cubin_size) &&
+                        library->find("nvrtcGetCUBIN", api->cubin) &&
+                        library->find("nvrtcGetPTXSize", api->ptx_size) &&
+                        library->find("nvrtcGetPTX", api->ptx);
   if (!complete || api->version(&nvrtc->major_, &nvrtc->minor_) != kOk || nvrtc->major_ < 12) {
-    return Status(StatusCode::kUnavailable,
-                  "NVRTC at " + nvrtc->path_ + " is older than 12.0; install CUDA 12 or 13, or `pip install nvidia-cuda-nvrtc`");
+    return Status(
+        StatusCode::kUnavailable,
+        "NVRTC at " + nvrtc->path_ +
+            " is older than 12.0; install CUDA 12 or 13, or `pip install nvidia-cuda-nvrtc`");
   }
   int count = 0;
   if (api->num_archs(&count) == kOk && count > 0) {
     nvrtc->archs_.resize(static_cast<size_t>(count));
     api->archs(nvrtc->archs_.data());
   }
-  nvrtc->identity_ = "nvrtc " + std::to_string(nvrtc->major_) + "." + std::to_string(nvrtc->minor_) + " " +
-                     file_digest(nvrtc->path_);
+  nvrtc->identity_ = "nvrtc " + std::to_string(nvrtc->major_) + "." +
+                     std::to_string(nvrtc->minor_) + " " + file_digest(nvrtc->path_);
   return static_cast<const Nvrtc*>(nvrtc);
 }
 
@@ -169,22 +183,27 @@ std::string Nvrtc::why_not(const std::string& arch) const {
   if (number >= 0 && std::find(archs_.begin(), archs_.end(), number) != archs_.end()) return "";
   std::string list;
   for (int a : archs_) list += (list.empty() ? "" : ", ") + std::to_string(a);
-  return "NVRTC " + std::to_string(major_) + "." + std::to_string(minor_) + " cannot compile for " + arch +
-         " (it knows " + list + "); install a newer CUDA toolkit or `pip install -U nvidia-cuda-nvrtc`";
+  return "NVRTC " + std::to_string(major_) + "." + std::to_string(minor_) + " cannot compile for " +
+         arch + " (it knows " + list +
+         "); install a newer CUDA toolkit or `pip install -U nvidia-cuda-nvrtc`";
 }
 
-Result<CompileOutput> Nvrtc::compile(const std::string& name, const std::string& text, const std::string& arch,
+Result<CompileOutput> Nvrtc::compile(const std::string& name, const std::string& text,
+                                     const std::string& arch,
                                      const std::vector<std::string>& options, bool want_ptx) const {
-  if (std::string why = why_not(arch); !why.empty()) return Status(StatusCode::kUnsupported, std::move(why));
+  if (std::string why = why_not(arch); !why.empty())
+    return Status(StatusCode::kUnsupported, std::move(why));
   const auto begin = std::chrono::steady_clock::now();
   Program program = nullptr;
-  if (const int result = api_->create(&program, text.c_str(), name.c_str(), 0, nullptr, nullptr); result != kOk) {
-    return Status(StatusCode::kCompileError, std::string("nvrtcCreateProgram: ") + api_->error_string(result));
+  if (const int result = api_->create(&program, text.c_str(), name.c_str(), 0, nullptr, nullptr);
+      result != kOk) {
+    return Status(StatusCode::kCompileError,
+                  std::string("nvrtcCreateProgram: ") + api_->error_string(result));
   }
   // Functions are device code without saying so; the report of ptxas goes to the log; NVRTC's own
   // disk cache would answer without that report.
-  std::vector<std::string> all = {"-arch=" + arch, "-std=c++17", "-default-device", "--ptxas-options=-v",
-                                  "-diag-suppress=177"};
+  std::vector<std::string> all = {"-arch=" + arch, "-std=c++17", "-default-device",
+                                  "--ptxas-options=-v", "-diag-suppress=177"};
   if (major_ >= 13) all.push_back("--no-cache");
   all.insert(all.end(), options.begin(), options.end());
   std::vector<const char*> pointers;
@@ -200,8 +219,8 @@ Result<CompileOutput> Nvrtc::compile(const std::string& name, const std::string&
   Status status;
   if (result != kOk) {
     status = {StatusCode::kCompileError,
-              name + ": NVRTC " + std::to_string(major_) + "." + std::to_string(minor_) + " for " + arch + ": " +
-                  api_->error_string(result),
+              name + ": NVRTC " + std::to_string(major_) + "." + std::to_string(minor_) + " for " +
+                  arch + ": " + api_->error_string(result),
               output.log};
   } else if (api_->cubin_size(program, &size) == kOk && size > 0) {
     output.cubin.resize(size);

@@ -18,10 +18,10 @@ struct CompileOutput {
 // What ptxas said, the worst of all kernels; -1 where the log does not say.
 struct PtxasReport {
   int registers = -1;
-  int spill_bytes = -1;      // spill stores + loads
-  int shared_bytes = -1;     // static
-  bool serialized_wgmma = false;   // warning C7510
-  bool ignored_setmaxnreg = false; // warning C7508
+  int spill_bytes = -1;             // spill stores + loads
+  int shared_bytes = -1;            // static
+  bool serialized_wgmma = false;    // warning C7510
+  bool ignored_setmaxnreg = false;  // warning C7508
 };
 PtxasReport parse_ptxas_report(const std::string& log);
 
@@ -38,8 +38,9 @@ class Nvrtc {
   // "" or why this NVRTC cannot compile for `arch` ("sm_90a").
   std::string why_not(const std::string& arch) const;
   // Thread-safe. kCompileError carries the log.
-  Result<CompileOutput> compile(const std::string& name, const std::string& text, const std::string& arch,
-                                const std::vector<std::string>& options, bool want_ptx) const;
+  Result<CompileOutput> compile(const std::string& name, const std::string& text,
+                                const std::string& arch, const std::vector<std::string>& options,
+                                bool want_ptx) const;
 
  private:
   static Result<const Nvrtc*> open();

@@ -1,6 +1,6 @@
 #include "cases.h"
 
-namespace moejit::bench {
+namespace moejit::gpu_bench {
 namespace {
 
 MoeConfig make(int experts, int top_k, int hidden, int intermediate, DType dtype = DType::kBF16) {
@@ -17,7 +17,8 @@ MoeConfig make(int experts, int top_k, int hidden, int intermediate, DType dtype
 
 std::vector<CheckCase> check_cases() {
   std::vector<CheckCase> cases;
-  const auto add = [&](std::string name, MoeConfig config, std::vector<int64_t> tokens, std::string routing = "uniform") {
+  const auto add = [&](std::string name, MoeConfig config, std::vector<int64_t> tokens,
+                       std::string routing = "uniform") {
     cases.push_back({std::move(name), std::move(config), std::move(tokens), std::move(routing)});
   };
   add("plain", make(8, 2, 256, 512), {1, 2, 7, 33, 200});
@@ -74,7 +75,8 @@ std::vector<CheckCase> check_cases() {
 
 std::vector<Layer> layers() {
   std::vector<Layer> all;
-  for (const char* name : {"mixtral-8x7b", "qwen3-30b-a3b", "qwen2-57b-a14b", "deepseek-v3", "gpt-oss-120b"}) {
+  for (const char* name :
+       {"mixtral-8x7b", "qwen3-30b-a3b", "qwen2-57b-a14b", "deepseek-v3", "gpt-oss-120b"}) {
     auto preset = find_model_preset(name);
     if (!preset.ok()) continue;
     MoeConfig config = preset->config;
@@ -84,4 +86,4 @@ std::vector<Layer> layers() {
   return all;
 }
 
-}  // namespace moejit::bench
+}  // namespace moejit::gpu_bench

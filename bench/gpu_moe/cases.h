@@ -6,7 +6,7 @@
 
 #include "moejit/config.h"
 
-namespace moejit::bench {
+namespace moejit::gpu_bench {
 
 struct CheckCase {
   std::string name;
@@ -24,4 +24,4 @@ struct Layer {
 };
 std::vector<Layer> layers();
 
-}  // namespace moejit::bench
+}  // namespace moejit::gpu_bench

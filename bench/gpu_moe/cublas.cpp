@@ -6,13 +6,13 @@
 #include "base/dylib.h"
 #include "tuner/workload.h"
 
-namespace moejit::bench {
+namespace moejit::gpu_bench {
 namespace {
 
 using namespace moejit::internal;
 
-constexpr int kBf16 = 14;         // cudaDataType_t CUDA_R_16BF
-constexpr int kCompute32F = 68;   // cublasComputeType_t
+constexpr int kBf16 = 14;        // cudaDataType_t CUDA_R_16BF
+constexpr int kCompute32F = 68;  // cublasComputeType_t
 constexpr int kTransposed = 1;
 constexpr int kPlain = 0;
 
@@ -27,10 +27,12 @@ Result<double> cublas_flops(const Device& device, int64_t n) {
   int (*create)(Handle*);
   int (*set_stream)(Handle, void*);
   int (*set_workspace)(Handle, void*, size_t);
-  int (*gemm)(Handle, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*,
-              void*, int, int, int, int);
-  if (!library->find("cublasCreate_v2", create) || !library->find("cublasSetStream_v2", set_stream) ||
-      !library->find("cublasSetWorkspace_v2", set_workspace) || !library->find("cublasGemmEx", gemm)) {
+  int (*gemm)(Handle, int, int, int, int, int, const void*, const void*, int, int, const void*, int,
+              int, const void*, void*, int, int, int, int);
+  if (!library->find("cublasCreate_v2", create) ||
+      !library->find("cublasSetStream_v2", set_stream) ||
+      !library->find("cublasSetWorkspace_v2", set_workspace) ||
+      !library->find("cublasGemmEx", gemm)) {
     return Status(StatusCode::kUnavailable, library->path() + ": has no cublasGemmEx");
   }
   const auto pattern = std::make_shared<Pattern>(DType::kBF16, 1.0, 7);
@@ -51,15 +53,19 @@ Result<double> cublas_flops(const Device& device, int64_t n) {
       [&](int, Stream stream) -> Status {
         set_stream(handle, stream);
         set_workspace(handle, workspace->get(), kWorkspace);
-        const int result = gemm(handle, kTransposed, kPlain, size, size, size, &one, a.device.get(), kBf16, size,
-                                b.device.get(), kBf16, size, &zero, c->get(), kBf16, size, kCompute32F, -1);
-        return result == 0 ? Status() : Status(StatusCode::kDeviceError, "cublasGemmEx: " + std::to_string(result));
+        const int result =
+            gemm(handle, kTransposed, kPlain, size, size, size, &one, a.device.get(), kBf16, size,
+                 b.device.get(), kBf16, size, &zero, c->get(), kBf16, size, kCompute32F, -1);
+        return result == 0
+                   ? Status()
+                   : Status(StatusCode::kDeviceError, "cublasGemmEx: " + std::to_string(result));
       },
       30);
   if (!times.ok()) return times.status();
   std::vector<double> sorted = *times;
   std::sort(sorted.begin(), sorted.end());
-  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / sorted[sorted.size() / 2];
+  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) /
+         sorted[sorted.size() / 2];
 }
 
-}  // namespace moejit::bench
+}  // namespace moejit::gpu_bench

@@ -3,9 +3,9 @@
 
 #include "backends/backend.h"
 
-namespace moejit::bench {
+namespace moejit::gpu_bench {
 
 // Median FLOP/s of a bf16 product of three n x n matrices of random values.
 Result<double> cublas_flops(const internal::Device& device, int64_t n);
 
-}  // namespace moejit::bench
+}  // namespace moejit::gpu_bench

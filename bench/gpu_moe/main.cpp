@@ -5,189 +5,54 @@
 //                [--routed 1] [--best 1] [--entries 1]
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <random>
-#include <thread>
 
 #include "backends/backend.h"
+#include "candidates.h"
 #include "cases.h"
 #include "cublas.h"
 #include "generator/family.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
-#include "tuner/roofline.h"
 #include "tuner/workload.h"
 
 namespace {
 
 using namespace moejit;
 using namespace moejit::internal;
-
-struct Arguments {
-  std::string verb, device = "cuda:0", layer, family, json, schedule, routing = "uniform";
-  std::vector<int64_t> tokens;
-  int samples = 3, repeats = 20;
-  double check_operations = 3e8;
-  bool entries = false, routed = false, best = false;
-};
+using namespace moejit::gpu_bench;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-struct Built {
-  const Family* family = nullptr;
-  Schedule schedule;
-  KernelSource source;
-  Result<Binary> binary = Status(StatusCode::kInternal, "not compiled");
-};
-
-void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list) {
-  std::atomic<size_t> next{0};
-  std::vector<std::thread> threads;
-  for (unsigned t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
-    threads.emplace_back([&] {
-      for (size_t i; (i = next++) < list->size();) {
-        Built& b = (*list)[i];
-        b.source = b.family->emit(config, device.info().target, b.schedule);
-        b.binary = device.compile(b.source);
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
-}
-
-// What the model ranks best for these routings: `samples` schedules, at most half of them of one
-// family while others are left, and each family's default.
-std::vector<Built> rank(const Device& device, const MoeConfig& config, const Arguments& args, const DeviceLimits& limits,
-                        const std::vector<RowCounts>& routings, int64_t tokens) {
-  std::vector<Built> list;
-  std::map<std::string, int> taken;
-  const auto take = [&](const Schedule& schedule) {
-    for (const Built& b : list) {
-      if (b.schedule == schedule) return;
-    }
-    Built b;
-    b.family = find_family(schedule.family);
-    b.schedule = schedule;
-    list.push_back(std::move(b));
-    ++taken[schedule.family];
-  };
-  const auto ranked = rank_schedules(config, device.info().target, limits, {routings.front()});
-  for (const RankedSchedule& r : ranked) {
-    if (static_cast<int>(list.size()) >= args.samples) break;
-    if (!args.family.empty() && args.family != r.schedule.family) continue;
-    if (r.predicted_s > 3 * ranked.front().predicted_s) break;
-    if (taken[r.schedule.family] < (args.samples + 1) / 2 || !args.family.empty()) take(r.schedule);
-  }
-  for (const auto& [name, count] : std::map<std::string, int>(taken)) {
-    if (count > 0) take(find_family(name)->default_schedule(config, device.info().target, tokens));
-  }
-  return list;
-}
-
-// Logits and room for what the router writes, for launches with routing.
-struct RouterBuffers {
-  std::shared_ptr<void> logits, bias, ids, weights;
-  void apply(MoeArgs* a) const {
-    a->router_logits = logits.get();
-    a->correction_bias = static_cast<const float*>(bias.get());
-    a->topk_ids = static_cast<const int*>(ids.get());
-    a->topk_weights = static_cast<const float*>(weights.get());
-    a->logits_dtype = 0;
-    a->routed = 1;
-  }
-};
-Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config, int64_t tokens) {
-  const auto upload = [&](size_t count) -> Result<std::shared_ptr<void>> {
-    std::mt19937 random(9);
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    for (float& v : values) v = normal(random);
-    auto buffer = device.allocate(count * 4);
-    if (buffer.ok()) MOEJIT_RETURN_IF_ERROR(device.copy_in(buffer->get(), values.data(), count * 4));
-    return buffer;
-  };
-  RouterBuffers buffers;
-  const size_t logits = static_cast<size_t>(tokens * config.num_experts), pairs = static_cast<size_t>(tokens * config.top_k);
-  std::pair<std::shared_ptr<void>*, size_t> all[] = {
-      {&buffers.logits, logits}, {&buffers.bias, static_cast<size_t>(config.num_experts)}, {&buffers.ids, pairs}, {&buffers.weights, pairs}};
-  for (auto& [buffer, count] : all) {
-    auto made = upload(count);
-    if (!made.ok()) return made.status();
-    *buffer = *made;
-  }
-  return buffers;
-}
-
-// The default schedule of each family for `tokens`, and `samples` - 1 more of its legal ones.
-std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arguments& args, int64_t tokens,
-                        std::mt19937* random) {
-  std::vector<Built> list;
-  const Target& target = device.info().target;
-  for (size_t at = 0; at < args.schedule.size();) {
-    size_t end = args.schedule.find(';', at);
-    if (end == std::string::npos) end = args.schedule.size();
-    auto schedule = Schedule::from_json(args.schedule.substr(at, end - at));
-    at = end + 1;
-    const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
-    const auto why = family != nullptr ? family->why_not(config, target, *schedule) : "not a schedule";
-    if (why) {
-      std::printf("%s\n", why->c_str());
-      continue;
-    }
-    Built b;
-    b.family = family;
-    b.schedule = *schedule;
-    list.push_back(std::move(b));
-  }
-  if (!args.schedule.empty()) return list;
-  const std::vector<Schedule> legal = legal_schedules(config, target);
-  for (const Family* family : families()) {
-    if (!args.family.empty() && args.family != family->name()) continue;
-    if (family->why_not(config, target)) continue;
-    std::vector<Schedule> chosen = {family->default_schedule(config, target, tokens)};
-    std::vector<Schedule> others;
-    for (const Schedule& s : legal) {
-      if (s.family == family->name() && !(s == chosen[0])) others.push_back(s);
-    }
-    std::shuffle(others.begin(), others.end(), *random);
-    for (size_t i = 0; i < others.size() && static_cast<int>(chosen.size()) < args.samples; ++i) chosen.push_back(others[i]);
-    for (const Schedule& s : chosen) {
-      Built b;
-      b.family = family;
-      b.schedule = s;
-      list.push_back(std::move(b));
-    }
-  }
-  return list;
-}
-
 int run_check(const Device& device, const Arguments& args) {
   std::mt19937 random(1);
   int bad = 0, good = 0;
-  for (const bench::CheckCase& test : bench::check_cases()) {
+  for (const gpu_bench::CheckCase& test : gpu_bench::check_cases()) {
     if (!args.layer.empty() && args.layer != test.name) continue;
     auto spec = RoutingSpec::parse(test.routing);
     auto weights = Weights::make(test.config, device, 1);
     if (!spec.ok() || !weights.ok()) {
-      std::printf("%-28s no workload: %s\n", test.name.c_str(), weights.status().to_string().c_str());
+      std::printf("%-28s no workload: %s\n", test.name.c_str(),
+                  weights.status().to_string().c_str());
       ++bad;
       continue;
     }
     const double begin = now();
     std::vector<Built> built = pick(device, test.config, args, test.tokens.back(), &random);
     compile_all(device, test.config, &built);
-    std::fprintf(stderr, "[%s: %zu schedules, compiled in %.1f s]\n", test.name.c_str(), built.size(), now() - begin);
+    std::fprintf(stderr, "[%s: %zu schedules, compiled in %.1f s]\n", test.name.c_str(),
+                 built.size(), now() - begin);
     for (int64_t tokens : test.tokens) {
       auto load = Workload::make(*weights, device, *spec, tokens, 1, 11);
       if (!load.ok()) {
-        std::printf("%-28s T=%lld: %s\n", test.name.c_str(), static_cast<long long>(tokens), load.status().to_string().c_str());
+        std::printf("%-28s T=%lld: %s\n", test.name.c_str(), static_cast<long long>(tokens),
+                    load.status().to_string().c_str());
         ++bad;
         continue;
       }
@@ -198,7 +63,8 @@ int run_check(const Device& device, const Arguments& args) {
         if (!b.binary.ok()) {
           problem = b.binary.status().to_string() + "\n" + b.binary.status().log().substr(0, 2000);
         } else {
-          const int64_t bytes = workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
+          const int64_t bytes =
+              workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
           auto module = device.load(*b.binary, b.source);
           Status reserved = (*load)->reserve_workspace(device, bytes);
           if (!module.ok()) {
@@ -215,8 +81,10 @@ int run_check(const Device& device, const Arguments& args) {
           ++good;
         } else {
           ++bad;
-          std::printf("BAD %-24s T=%-5lld err %.2g spill %d %s: %s\n", test.name.c_str(), static_cast<long long>(tokens), error,
-                      b.binary.ok() ? b.binary->spill_bytes : -1, b.schedule.to_json().c_str(), problem.c_str());
+          std::printf("BAD %-24s T=%-5lld err %.2g spill %d %s: %s\n", test.name.c_str(),
+                      static_cast<long long>(tokens), error,
+                      b.binary.ok() ? b.binary->spill_bytes : -1, b.schedule.to_json().c_str(),
+                      problem.c_str());
           if (problem.find("CUDA_ERROR") != std::string::npos) {
             std::printf("the context is lost; stopping\n");
             return 1;
@@ -233,7 +101,7 @@ int run_check(const Device& device, const Arguments& args) {
 int run_compile(const Device& device, const Arguments& args) {
   std::mt19937 random(1);
   int bad = 0, good = 0, spilling = 0;
-  for (const bench::CheckCase& test : bench::check_cases()) {
+  for (const gpu_bench::CheckCase& test : gpu_bench::check_cases()) {
     if (!args.layer.empty() && args.layer != test.name) continue;
     std::vector<Built> built = pick(device, test.config, args, test.tokens.back(), &random);
     compile_all(device, test.config, &built);
@@ -241,18 +109,20 @@ int run_compile(const Device& device, const Arguments& args) {
       if (!b.binary.ok()) {
         ++bad;
         std::printf("BAD %s %s: %s\n%s\n", test.name.c_str(), b.schedule.to_json().c_str(),
-                    b.binary.status().to_string().c_str(), b.binary.status().log().substr(0, 1500).c_str());
+                    b.binary.status().to_string().c_str(),
+                    b.binary.status().log().substr(0, 1500).c_str());
         continue;
       }
       ++good;
       if (b.binary->spill_bytes > 0 || b.binary->log.find("C75") != std::string::npos) {
         ++spilling;
-        std::printf("spill %d registers %d %s %s\n", b.binary->spill_bytes, b.binary->registers, test.name.c_str(),
-                    b.schedule.to_json().c_str());
+        std::printf("spill %d registers %d %s %s\n", b.binary->spill_bytes, b.binary->registers,
+                    test.name.c_str(), b.schedule.to_json().c_str());
       }
     }
   }
-  std::printf("compile: %d good, %d bad, %d spilling or with ptxas warnings\n", good, bad, spilling);
+  std::printf("compile: %d good, %d bad, %d spilling or with ptxas warnings\n", good, bad,
+              spilling);
   return bad == 0 ? 0 : 1;
 }
 
@@ -262,26 +132,31 @@ int run_limits(const Device& device, std::FILE* json) {
     std::printf("probe: %s\n", limits.status().to_string().c_str());
     return 1;
   }
-  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n", limits->read_bytes_per_s * 1e-12,
-              limits->dot_flops_per_s * 1e-12, limits->launch_s * 1e6);
+  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n",
+              limits->read_bytes_per_s * 1e-12, limits->dot_flops_per_s * 1e-12,
+              limits->launch_s * 1e6);
   double cublas = 0;
-  const auto rate = bench::cublas_flops(device, 8192);
+  const auto rate = gpu_bench::cublas_flops(device, 8192);
   if (rate.ok()) cublas = *rate;
-  std::printf("cuBLAS bf16 8192^3: %s\n",
-              rate.ok() ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str() : rate.status().to_string().c_str());
+  std::printf("cuBLAS bf16 8192^3: %s\n", rate.ok()
+                                              ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str()
+                                              : rate.status().to_string().c_str());
   if (json != nullptr) {
-    std::fprintf(json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
-                 limits->read_bytes_per_s, limits->dot_flops_per_s, limits->launch_s, cublas);
+    std::fprintf(
+        json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
+        limits->read_bytes_per_s, limits->dot_flops_per_s, limits->launch_s, cublas);
   }
   return 0;
 }
 
 // Each entry of each schedule alone, on what the last whole run left in the workspace.
-void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built, int repeats) {
+void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built,
+                  int repeats) {
   for (const Built& b : built) {
     if (!b.binary.ok()) continue;
     auto whole = device.load(*b.binary, b.source);
-    if (!whole.ok() || !(*whole)->launch(load.args(0), nullptr).ok() || !device.synchronize().ok()) continue;
+    if (!whole.ok() || !(*whole)->launch(load.args(0), nullptr).ok() || !device.synchronize().ok())
+      continue;
     std::printf("  %s:", b.schedule.to_json().c_str());
     for (const Entry& entry : b.source.entries) {
       if (entry.when == When::kRouted) continue;
@@ -290,7 +165,8 @@ void time_entries(const Device& device, const Workload& load, const std::vector<
       auto module = device.load(*b.binary, one);
       if (!module.ok()) continue;
       const Module& launchable = **module;
-      auto times = device.time([&](int, Stream s) { return launchable.launch(load.args(0), s); }, repeats);
+      auto times =
+          device.time([&](int, Stream s) { return launchable.launch(load.args(0), s); }, repeats);
       if (!times.ok()) continue;
       std::sort(times->begin(), times->end());
       std::printf("  %s %.1f", entry.name.c_str(), (*times)[times->size() / 2] * 1e6);
@@ -300,9 +176,9 @@ void time_entries(const Device& device, const Workload& load, const std::vector<
 }
 
 int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
-  const bench::Layer* layer = nullptr;
-  const std::vector<bench::Layer> all = bench::layers();
-  for (const bench::Layer& l : all) {
+  const gpu_bench::Layer* layer = nullptr;
+  const std::vector<gpu_bench::Layer> all = gpu_bench::layers();
+  for (const gpu_bench::Layer& l : all) {
     if (l.name == args.layer) layer = &l;
   }
   if (layer == nullptr) {
@@ -328,8 +204,9 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     Expected expected;
     if (args.check_operations > 0) expected = expected_rows(**load, 0, args.check_operations);
     const std::vector<RowCounts> counts = (*load)->row_counts();
-    std::vector<Built> built = args.schedule.empty() ? rank(device, config, args, limits, counts, tokens)
-                                                     : pick(device, config, args, tokens, &random);
+    std::vector<Built> built = args.schedule.empty()
+                                   ? rank(device, config, args, limits, counts, tokens)
+                                   : pick(device, config, args, tokens, &random);
     compile_all(device, config, &built);
     RouterBuffers router;
     if (args.routed) {
@@ -353,14 +230,16 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     std::vector<Row> rows;
     for (Built& b : built) {
       if (!b.binary.ok()) {
-        std::printf("%s: %s\n", b.schedule.to_json().c_str(), b.binary.status().log().substr(0, 800).c_str());
+        std::printf("%s: %s\n", b.schedule.to_json().c_str(),
+                    b.binary.status().log().substr(0, 800).c_str());
         continue;
       }
       const int64_t bytes = workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
       Status reserved = (*load)->reserve_workspace(device, bytes);
       auto module = device.load(*b.binary, b.source);
       if (!module.ok() || !reserved.ok()) {
-        std::printf("%s: %s %s\n", b.schedule.to_json().c_str(), module.ok() ? "" : module.status().to_string().c_str(),
+        std::printf("%s: %s %s\n", b.schedule.to_json().c_str(),
+                    module.ok() ? "" : module.status().to_string().c_str(),
                     reserved.to_string().c_str());
         continue;
       }
@@ -368,8 +247,9 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       if (args.check_operations > 0) {
         auto checked = check_module(device, **module, **load, 0, expected);
         if (!checked.ok() || !checked->problem.empty()) {
-          std::printf("WRONG %s: %s\n", b.schedule.to_json().c_str(),
-                      checked.ok() ? checked->problem.c_str() : checked.status().to_string().c_str());
+          std::printf(
+              "WRONG %s: %s\n", b.schedule.to_json().c_str(),
+              checked.ok() ? checked->problem.c_str() : checked.status().to_string().c_str());
           if (!checked.ok()) return 1;
           continue;
         }
@@ -391,19 +271,25 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       std::sort(sorted.begin(), sorted.end());
       const double median = sorted[sorted.size() / 2];
       char text[512];
-      std::snprintf(text, sizeof text, "%-16s %6lld %10.1f us (min %.1f) %7.3f TB/s %6.0f TF  r%d s%d err %.1e  %s",
-                    layer->name.c_str(), static_cast<long long>(tokens), median * 1e6, sorted[0] * 1e6,
-                    floor_bytes / median * 1e-12, flops / median * 1e-12, b.binary->registers, b.binary->spill_bytes, error,
+      std::snprintf(text, sizeof text,
+                    "%-16s %6lld %10.1f us (min %.1f) %7.3f TB/s %6.0f TF  r%d s%d err %.1e  %s",
+                    layer->name.c_str(), static_cast<long long>(tokens), median * 1e6,
+                    sorted[0] * 1e6, floor_bytes / median * 1e-12, flops / median * 1e-12,
+                    b.binary->registers, b.binary->spill_bytes, error,
                     b.schedule.to_json().c_str());
       rows.push_back({median, text});
       if (json != nullptr) {
-        std::fprintf(json, "{\"kind\":\"perf\",\"routed\":%d,\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
-                     args.routed ? 1 : 0, layer->name.c_str(), static_cast<long long>(tokens), median, sorted[0], floor_bytes, flops, error,
-                     b.schedule.to_json().c_str());
+        std::fprintf(
+            json,
+            "{\"kind\":\"perf\",\"routed\":%d,\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,"
+            "\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
+            args.routed ? 1 : 0, layer->name.c_str(), static_cast<long long>(tokens), median,
+            sorted[0], floor_bytes, flops, error, b.schedule.to_json().c_str());
         std::fflush(json);
       }
     }
-    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds < b.seconds; });
+    std::sort(rows.begin(), rows.end(),
+              [](const Row& a, const Row& b) { return a.seconds < b.seconds; });
     for (const Row& r : rows) {
       std::printf("%s\n", r.text.c_str());
       if (args.best) break;
@@ -449,8 +335,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", device.status().to_string().c_str());
     return 1;
   }
-  std::printf("device %s: %s, driver %s\n", (*device)->info().name.c_str(), (*device)->info().product.c_str(),
-              (*device)->info().driver.c_str());
+  std::printf("device %s: %s, driver %s\n", (*device)->info().name.c_str(),
+              (*device)->info().product.c_str(), (*device)->info().driver.c_str());
   std::FILE* json = args.json.empty() ? nullptr : std::fopen(args.json.c_str(), "a");
   int result = 2;
   if (args.verb == "check") result = run_check(**device, args);

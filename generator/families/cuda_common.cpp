@@ -8,12 +8,15 @@
 
 namespace moejit::internal::gpu {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 int arch_number(const Target& target) {
   if (target.arch.rfind("sm_", 0) != 0) return 0;
   int number = 0;
-  for (size_t i = 3; i < target.arch.size() && target.arch[i] >= '0' && target.arch[i] <= '9'; ++i) {
+  for (size_t i = 3; i < target.arch.size() && target.arch[i] >= '0' && target.arch[i] <= '9';
+       ++i) {
     number = number * 10 + (target.arch[i] - '0');
   }
   return number;
@@ -44,10 +47,15 @@ std::string refuse(const Schedule& schedule, const char* name, const std::string
   return std::string(name) + " = " + std::to_string(schedule.at(name)) + ": " + rule;
 }
 
-int64_t shared_per_unit(const Target& target) { return target.shared_bytes + 1024; }
+int64_t shared_per_unit(const Target& target) {
+  return target.shared_bytes + 1024;
+}
 
-// Blocks that make the work list together: one cluster of the largest portable size, where there are clusters.
-int plan_blocks(const Target& target) { return arch_number(target) == 90 ? 8 : 1; }
+// Blocks that make the work list together: one cluster of the largest portable size, where there
+// are clusters.
+int plan_blocks(const Target& target) {
+  return arch_number(target) == 90 ? 8 : 1;
+}
 
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels) {
@@ -60,8 +68,8 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   source.workspace = workspace;
   const char* device = sim ? (hopper ? "device/sim/sm90.h" : "device/sim/sm80.h")
                            : (hopper ? "device/cuda_wgmma.h" : "device/cuda_sm80.h");
-  source.text = emit_constants(config, schedule) + emit_workspace(workspace) + "#define MOEJIT_PLAN_BLOCKS " +
-                std::to_string(plan_blocks(target)) + "\n" +
+  source.text = emit_constants(config, schedule) + emit_workspace(workspace) +
+                "#define MOEJIT_PLAN_BLOCKS " + std::to_string(plan_blocks(target)) + "\n" +
                 expand_templates({device, kernels});
   return source;
 }
@@ -91,7 +99,10 @@ Entry plan_entry(const Target& target) {
 Entry combine_entry(const MoeConfig& config) {
   Entry entry;
   entry.name = "moe_combine";
-  entry.grid = {.fixed = 0, .per_token_num = config.hidden_size / 4, .per_token_den = 256, .per_unit_cap = 16};
+  entry.grid = {.fixed = 0,
+                .per_token_num = config.hidden_size / 4,
+                .per_token_den = 256,
+                .per_unit_cap = 16};
   entry.threads = 256;
   entry.dependent_launch = true;
   return entry;
@@ -102,7 +113,9 @@ std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_
   return {
       {.name = "counts", .fixed_bytes = 4 * (experts + 2)},
       {.name = "rows", .bytes_per_token = 4 * slots(config)},
-      {.name = "tiles", .fixed_bytes = 16 * experts, .bytes_per_token = ceil_div(16 * slots(config), tile_rows)},
+      {.name = "tiles",
+       .fixed_bytes = 16 * experts,
+       .bytes_per_token = ceil_div(16 * slots(config), tile_rows)},
   };
 }
 

@@ -8,7 +8,9 @@
 namespace moejit::internal::gpu {
 
 int64_t ceil_div(int64_t a, int64_t b);
-inline int64_t slots(const MoeConfig& c) { return int64_t{c.top_k} + c.num_shared_experts; }
+inline int64_t slots(const MoeConfig& c) {
+  return int64_t{c.top_k} + c.num_shared_experts;
+}
 
 // "sm_90a" -> 90; 0 where the arch is not NVIDIA's.
 int arch_number(const Target& target);

@@ -37,7 +37,8 @@ Probe emit_cuda_probe(const Target& target, DType dtype) {
     dot.name = "probe_dot";
     dot.threads = 512;
     constexpr double kChains = 8;
-    flops_per_unit = dtype == DType::kF32 ? 2.0 * 512 * kChains * 4 : 2.0 * 16 * kChains * 16 * 8 * 16;
+    flops_per_unit =
+        dtype == DType::kF32 ? 2.0 * 512 * kChains * 4 : 2.0 * 16 * kChains * 16 * 8 * 16;
   }
   probe.dot.name = std::string("probe_dot_") + to_string(dtype) + ".cu";
   probe.dot.entries = {dot};

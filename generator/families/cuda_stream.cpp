@@ -16,7 +16,10 @@ int64_t shared_bytes(const MoeConfig& config, const Schedule& s) {
   const int64_t warps = s.at("warps"), fragments = int64_t{s.at("tile_m")} * s.at("tile_n");
   const int64_t ring = warps * s.at("stages") * s.at("tile_m") * 2048;
   const int64_t reduce = 2 * warps * fragments * 512;
-  const int64_t plan = ceil_div((2 * int64_t{config.total_experts()} + 2) * 4 + warps * 4 + warps * 128 + 2 * kListSlots * 2, 128) * 128;
+  const int64_t plan = ceil_div((2 * int64_t{config.total_experts()} + 2) * 4 + warps * 4 +
+                                    warps * 128 + 2 * kListSlots * 2,
+                                128) *
+                       128;
   return ring + reduce + plan;
 }
 
@@ -32,7 +35,8 @@ class CudaStream : public Family {
   const char* name() const override { return "cuda_stream"; }
   BackendKind backend() const override { return BackendKind::kCuda; }
   const char* help() const override {
-    return "GPU decode: weights streamed once through per-warp rings, tensor cores, few rows per expert";
+    return "GPU decode: weights streamed once through per-warp rings, tensor cores, few rows per "
+           "expert";
   }
 
   std::vector<Param> params() const override {
@@ -48,7 +52,8 @@ class CudaStream : public Family {
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
     if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
     if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
-    if (config.transposed) return "transposed = true: must be false, a row of weights is streamed as it lies";
+    if (config.transposed)
+      return "transposed = true: must be false, a row of weights is streamed as it lies";
     return std::nullopt;
   }
 
@@ -57,39 +62,57 @@ class CudaStream : public Family {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
     const int64_t blocks = schedule.at("blocks"), warps = schedule.at("warps");
-    const int64_t limit = std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
+    const int64_t limit =
+        std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
     if (const int64_t bytes = shared_bytes(config, schedule); bytes > limit) {
-      return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) +
-                                                 " bytes of shared memory, above the " + std::to_string(limit) + " that " +
-                                                 std::to_string(blocks) + " resident blocks leave");
+      return gpu::refuse(schedule, "stages",
+                         "a block would need " + std::to_string(bytes) +
+                             " bytes of shared memory, above the " + std::to_string(limit) +
+                             " that " + std::to_string(blocks) + " resident blocks leave");
     }
     if (warps * blocks > 16) {
-      return gpu::refuse(schedule, "blocks", "with " + std::to_string(warps) + " warps leaves less than 128 registers a thread");
+      return gpu::refuse(
+          schedule, "blocks",
+          "with " + std::to_string(warps) + " warps leaves less than 128 registers a thread");
     }
     if (schedule.at("tile_m") * schedule.at("tile_n") > 4) {
-      return gpu::refuse(schedule, "tile_n", "tile_m * tile_n must be at most 4, or accumulators and operands spill");
+      return gpu::refuse(schedule, "tile_n",
+                         "tile_m * tile_n must be at most 4, or accumulators and operands spill");
     }
     // Bytes in flight are what this family is for.
     const int64_t in_flight = blocks * warps * schedule.at("stages") * schedule.at("tile_m") * 2048;
     if (in_flight < std::min<int64_t>(64 << 10, target.shared_bytes / 3)) {
-      return gpu::refuse(schedule, "stages", "keeps only " + std::to_string(in_flight) + " bytes in flight on a unit");
+      return gpu::refuse(schedule, "stages",
+                         "keeps only " + std::to_string(in_flight) + " bytes in flight on a unit");
     }
     return std::nullopt;
   }
 
-  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
-    const double touched = std::max(1.0, std::min<double>(config.num_experts, static_cast<double>(tokens * config.top_k)));
+  Schedule default_schedule(const MoeConfig& config, const Target& target,
+                            int64_t tokens) const override {
+    const double touched = std::max(
+        1.0, std::min<double>(config.num_experts, static_cast<double>(tokens * config.top_k)));
     const double rows = static_cast<double>(tokens * config.top_k) / touched;
     // Measured on an H200 (docs/performance_gpu.md): single rows want many small blocks, a few rows
     // twice the weights per token load, many rows one block with everything.
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
-    const Shape single = {4, 1, 1, 4}, few = {4, 2, 1, 3}, many = {8, 2, 2, 1}, small = {8, 1, 1, 1};
-    const Shape order[] = {rows <= 1.5 ? single : rows <= 6 ? few : many, few, single, {8, 1, 1, 2}, small};
+    const Shape single = {4, 1, 1, 4}, few = {4, 2, 1, 3}, many = {8, 2, 2, 1},
+                small = {8, 1, 1, 1};
+    const Shape order[] = {rows <= 1.5 ? single
+                           : rows <= 6 ? few
+                                       : many,
+                           few,
+                           single,
+                           {8, 1, 1, 2},
+                           small};
     Schedule schedule{.family = name(), .params = {}};
     for (const Shape& shape : order) {
-      schedule.params = {{"warps", shape.warps}, {"tile_m", shape.tile_m}, {"tile_n", shape.tile_n}, {"blocks", shape.blocks}};
+      schedule.params = {{"warps", shape.warps},
+                         {"tile_m", shape.tile_m},
+                         {"tile_n", shape.tile_n},
+                         {"blocks", shape.blocks}};
       for (int stages : {16, 12, 10, 8, 6, 5, 4, 3}) {
         schedule.params["stages"] = stages;
         if (!why_not(config, target, schedule)) return schedule;
@@ -98,13 +121,14 @@ class CudaStream : public Family {
     return schedule;
   }
 
-  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                              const RowCounts& rows) const override;
-  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override;
+  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target,
+                              const Schedule& schedule, const RowCounts& rows) const override;
+  KernelSource emit(const MoeConfig& config, const Target& target,
+                    const Schedule& schedule) const override;
 };
 
-std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                                        const RowCounts& rows) const {
+std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& target,
+                                        const Schedule& schedule, const RowCounts& rows) const {
   const double element = size_of(config.dtype);
   const double h = config.hidden_size, i = config.intermediate_size;
   const double w13 = static_cast<double>(config.w13_rows()) * h, w2 = h * i;
@@ -123,7 +147,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
     gate_up.dot_flops += 2.0 * w13 * passes * static_cast<double>(unit_tokens);
     down.dot_flops += 2.0 * w2 * passes * static_cast<double>(unit_tokens);
   }
-  const double tiles13 = static_cast<double>(gate_tiles(config, schedule)), tiles2 = static_cast<double>(down_tiles(config, schedule));
+  const double tiles13 = static_cast<double>(gate_tiles(config, schedule)),
+               tiles2 = static_cast<double>(down_tiles(config, schedule));
   const double tokens = gpu::token_count(config, rows);
   // Every row tile reads its tokens again, from the L2.
   gate_up.cache_bytes += gpu::kL2Weight * pairs * h * element * tiles13;
@@ -140,7 +165,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   return {gate_up, down};
 }
 
-KernelSource CudaStream::emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const {
+KernelSource CudaStream::emit(const MoeConfig& config, const Target& target,
+                              const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
   const std::vector<WorkspaceRegion> workspace = {
       {.name = "counters", .fixed_bytes = 4 * down_tiles(config, schedule)},

@@ -9,7 +9,9 @@ namespace {
 
 using gpu::ceil_div;
 
-int64_t stage_bytes(const Schedule& s) { return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128; }
+int64_t stage_bytes(const Schedule& s) {
+  return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128;
+}
 // Ring, its barriers, 2 KiB of each consumer warp, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
   return s.at("stages") * (stage_bytes(s) + 16) + int64_t{s.at("tile_m")} / 16 * 2048 + 1024;
@@ -30,17 +32,19 @@ class CudaTile90 : public Family {
   std::vector<Param> params() const override {
     return {
         {"tile_m", {128, 64}, "rows of an output tile; 64 per consumer warpgroup"},
-        {"tile_n", {256, 128}, "columns of an output tile (half gate, half up in the first product)"},
+        {"tile_n",
+         {256, 128},
+         "columns of an output tile (half gate, half up in the first product)"},
         {"stages", {4, 3, 5, 6, 7, 8}, "stages of the ring, 64 elements of the reduction each"},
         {"raster", {16, 4, 64}, "row tiles of an expert that share weights at a time"},
-        {"group", {1, 2, 4}, "stages whose weights are asked for together"},
         {"blocks", {1, 2}, "resident blocks of a unit"},
     };
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
     if (auto reason = gpu::why_not_nvidia(target, 90)) return reason;
-    if (gpu::arch_number(target) != 90) return "arch = " + target.arch + ": must be sm_90a, wgmma exists there alone";
+    if (gpu::arch_number(target) != 90)
+      return "arch = " + target.arch + ": must be sm_90a, wgmma exists there alone";
     if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
     return std::nullopt;
   }
@@ -50,17 +54,17 @@ class CudaTile90 : public Family {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
     const int64_t blocks = schedule.at("blocks");
-    const int64_t limit = std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
+    const int64_t limit =
+        std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
     if (const int64_t bytes = shared_bytes(schedule); bytes > limit) {
-      return gpu::refuse(schedule, "stages", "a block would need " + std::to_string(bytes) + " bytes of shared memory, above the " +
-                                                 std::to_string(limit) + " that " + std::to_string(blocks) +
-                                                 " resident blocks leave");
+      return gpu::refuse(schedule, "stages",
+                         "a block would need " + std::to_string(bytes) +
+                             " bytes of shared memory, above the " + std::to_string(limit) +
+                             " that " + std::to_string(blocks) + " resident blocks leave");
     }
     if (blocks > 1 && (schedule.at("tile_m") > 64 || schedule.at("tile_n") > 128)) {
-      return gpu::refuse(schedule, "blocks", "accumulators of more than 64 x 128 leave too few registers");
-    }
-    if (schedule.at("group") * 2 > schedule.at("stages")) {
-      return gpu::refuse(schedule, "group", "must be at most half of the stages");
+      return gpu::refuse(schedule, "blocks",
+                         "accumulators of more than 64 x 128 leave too few registers");
     }
     Schedule deeper = schedule;
     if (schedule.at("stages") < 8) {
@@ -72,9 +76,13 @@ class CudaTile90 : public Family {
     return std::nullopt;
   }
 
-  Schedule default_schedule(const MoeConfig& config, const Target& target, int64_t tokens) const override {
+  Schedule default_schedule(const MoeConfig& config, const Target& target,
+                            int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
-    Schedule schedule{.family = name(), .params = {{"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}, {"group", 1}, {"blocks", 1}}};
+    Schedule schedule{
+        .family = name(),
+        .params = {
+            {"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}, {"blocks", 1}}};
     for (int stages : {8, 7, 6, 5, 4, 3}) {
       schedule.params["stages"] = stages;
       if (!why_not(config, target, schedule)) break;
@@ -82,17 +90,19 @@ class CudaTile90 : public Family {
     return schedule;
   }
 
-  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                              const RowCounts& rows) const override;
-  KernelSource emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const override;
+  std::vector<PhaseWork> work(const MoeConfig& config, const Target& target,
+                              const Schedule& schedule, const RowCounts& rows) const override;
+  KernelSource emit(const MoeConfig& config, const Target& target,
+                    const Schedule& schedule) const override;
 };
 
-std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                                        const RowCounts& rows) const {
+std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& target,
+                                        const Schedule& schedule, const RowCounts& rows) const {
   const double element = size_of(config.dtype);
   const double h = config.hidden_size, i = config.intermediate_size;
   const int64_t tile_m = schedule.at("tile_m"), tile_n = schedule.at("tile_n");
-  const double n13 = static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
+  const double n13 =
+      static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
   const double n2 = static_cast<double>(ceil_div(config.hidden_size, tile_n));
   PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
   double tiles = 0, pairs = 0;
@@ -106,8 +116,10 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double rows_padded = tiles * static_cast<double>(tile_m);
   gate_up.dot_flops = 2.0 * rows_padded * n13 * static_cast<double>(tile_n) * h;
   down.dot_flops = 2.0 * rows_padded * n2 * static_cast<double>(tile_n) * i;
-  gate_up.cache_bytes = gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-  down.cache_bytes = gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+  gate_up.cache_bytes =
+      gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+  down.cache_bytes =
+      gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
   const double tokens = gpu::token_count(config, rows);
   gate_up.bytes += tokens * h * element + pairs * i * element;
   down.bytes += pairs * i * element + pairs * h * 4;
@@ -117,25 +129,31 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   return {gpu::plan_work(config, tokens), gate_up, down, gpu::combine_work(config, tokens)};
 }
 
-KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target, const Schedule& schedule) const {
+KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
+                              const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
   std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
-  workspace.push_back({.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
+  workspace.push_back(
+      {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
   workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
   KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
 
-  const int64_t h = config.hidden_size, i = config.intermediate_size, experts = config.total_experts();
+  const int64_t h = config.hidden_size, i = config.intermediate_size,
+                experts = config.total_experts();
   const int64_t rows13 = config.w13_rows();
   const int32_t group = config.transposed ? 64 : schedule.at("tile_n") / 2;
   const auto map = [&](TensorMapSpec::Base base, int64_t rows, int64_t depth) {
     TensorMapSpec spec;
     spec.base = base;
     spec.element_bytes = 2;
-    spec.dims = config.transposed ? std::vector<int64_t>{rows, depth, experts} : std::vector<int64_t>{depth, rows, experts};
-    spec.box = config.transposed ? std::vector<int32_t>{64, 64, 1} : std::vector<int32_t>{64, group, 1};
+    spec.dims = config.transposed ? std::vector<int64_t>{rows, depth, experts}
+                                  : std::vector<int64_t>{depth, rows, experts};
+    spec.box =
+        config.transposed ? std::vector<int32_t>{64, 64, 1} : std::vector<int32_t>{64, group, 1};
     return spec;
   };
-  source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h), map(TensorMapSpec::Base::kW2, h, i)};
+  source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h),
+                        map(TensorMapSpec::Base::kW2, h, i)};
 
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};

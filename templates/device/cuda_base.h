@@ -20,17 +20,35 @@ using i32 = int;
 using i64 = long long;
 using f32 = float;
 
-struct alignas(8) u32x2 { u32 x, y; };
-struct alignas(16) u32x4 { u32 x, y, z, w; };
-struct alignas(8) f32x2 { f32 x, y; };
-struct alignas(16) f32x4 { f32 x, y, z, w; };
+struct alignas(8) u32x2 {
+  u32 x, y;
+};
+struct alignas(16) u32x4 {
+  u32 x, y, z, w;
+};
+struct alignas(8) f32x2 {
+  f32 x, y;
+};
+struct alignas(16) f32x4 {
+  f32 x, y, z, w;
+};
 
 // --- ids ---------------------------------------------------------------------------------------
-MOEJIT_DEVICE u32 thread_id() { return threadIdx.x; }
-MOEJIT_DEVICE u32 lane_id() { return threadIdx.x & 31u; }
-MOEJIT_DEVICE u32 warp_id() { return threadIdx.x >> 5; }
-MOEJIT_DEVICE u32 block_id() { return blockIdx.x; }
-MOEJIT_DEVICE u32 block_count() { return gridDim.x; }
+MOEJIT_DEVICE u32 thread_id() {
+  return threadIdx.x;
+}
+MOEJIT_DEVICE u32 lane_id() {
+  return threadIdx.x & 31u;
+}
+MOEJIT_DEVICE u32 warp_id() {
+  return threadIdx.x >> 5;
+}
+MOEJIT_DEVICE u32 block_id() {
+  return blockIdx.x;
+}
+MOEJIT_DEVICE u32 block_count() {
+  return gridDim.x;
+}
 
 MOEJIT_DEVICE u32 shared_base() {
   extern __shared__ __align__(1024) u8 moejit_dynamic_shared[];
@@ -56,7 +74,8 @@ MOEJIT_DEVICE u32x2 lds_u32x2(u32 a) {
 MOEJIT_DEVICE u32x4 lds_u32x4(u32 a) {
   u32x4 v;
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a));
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(a));
   return v;
 }
 MOEJIT_DEVICE f32 lds_f32(u32 a) {
@@ -72,7 +91,8 @@ MOEJIT_DEVICE f32x2 lds_f32x2(u32 a) {
 MOEJIT_DEVICE f32x4 lds_f32x4(u32 a) {
   f32x4 v;
   asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(a));
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(a));
   return v;
 }
 MOEJIT_DEVICE void sts_u16(u32 a, u16 v) {
@@ -85,8 +105,9 @@ MOEJIT_DEVICE void sts_u32x2(u32 a, u32x2 v) {
   asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(a), "r"(v.x), "r"(v.y) : "memory");
 }
 MOEJIT_DEVICE void sts_u32x4(u32 a, u32x4 v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};"
-               ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
 }
 MOEJIT_DEVICE void sts_f32(u32 a, f32 v) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(a), "f"(v) : "memory");
@@ -95,8 +116,9 @@ MOEJIT_DEVICE void sts_f32x2(u32 a, f32x2 v) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(a), "f"(v.x), "f"(v.y) : "memory");
 }
 MOEJIT_DEVICE void sts_f32x4(u32 a, f32x4 v) {
-  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};"
-               ::"r"(a), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
 }
 MOEJIT_DEVICE u32 atomic_add_shared(u32 a, u32 v) {
   u32 old;
@@ -105,36 +127,76 @@ MOEJIT_DEVICE u32 atomic_add_shared(u32 a, u32 v) {
 }
 
 // --- global memory -----------------------------------------------------------------------------
-MOEJIT_DEVICE u16 ldg_u16(const void* p) { return *static_cast<const u16*>(p); }
-MOEJIT_DEVICE u32 ldg_u32(const void* p) { return *static_cast<const u32*>(p); }
-MOEJIT_DEVICE i32 ldg_i32(const void* p) { return *static_cast<const i32*>(p); }
-MOEJIT_DEVICE f32 ldg_f32(const void* p) { return *static_cast<const f32*>(p); }
-MOEJIT_DEVICE u32x2 ldg_u32x2(const void* p) { return *static_cast<const u32x2*>(p); }
-MOEJIT_DEVICE u32x4 ldg_u32x4(const void* p) { return *static_cast<const u32x4*>(p); }
-MOEJIT_DEVICE f32x2 ldg_f32x2(const void* p) { return *static_cast<const f32x2*>(p); }
-MOEJIT_DEVICE f32x4 ldg_f32x4(const void* p) { return *static_cast<const f32x4*>(p); }
+MOEJIT_DEVICE u16 ldg_u16(const void* p) {
+  return *static_cast<const u16*>(p);
+}
+MOEJIT_DEVICE u32 ldg_u32(const void* p) {
+  return *static_cast<const u32*>(p);
+}
+MOEJIT_DEVICE i32 ldg_i32(const void* p) {
+  return *static_cast<const i32*>(p);
+}
+MOEJIT_DEVICE f32 ldg_f32(const void* p) {
+  return *static_cast<const f32*>(p);
+}
+MOEJIT_DEVICE u32x2 ldg_u32x2(const void* p) {
+  return *static_cast<const u32x2*>(p);
+}
+MOEJIT_DEVICE u32x4 ldg_u32x4(const void* p) {
+  return *static_cast<const u32x4*>(p);
+}
+MOEJIT_DEVICE f32x2 ldg_f32x2(const void* p) {
+  return *static_cast<const f32x2*>(p);
+}
+MOEJIT_DEVICE f32x4 ldg_f32x4(const void* p) {
+  return *static_cast<const f32x4*>(p);
+}
 MOEJIT_DEVICE u32x4 ldg_stream(const void* p, u64 policy) {
   u32x4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.b32 {%0,%1,%2,%3}, [%4], %5;"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p), "l"(policy));
+  asm volatile(
+      "ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.b32 {%0,%1,%2,%3}, [%4], %5;"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p), "l"(policy));
   return v;
 }
-MOEJIT_DEVICE void stg_u16(void* p, u16 v) { *static_cast<u16*>(p) = v; }
-MOEJIT_DEVICE void stg_u32(void* p, u32 v) { *static_cast<u32*>(p) = v; }
-MOEJIT_DEVICE void stg_i32(void* p, i32 v) { *static_cast<i32*>(p) = v; }
-MOEJIT_DEVICE void stg_f32(void* p, f32 v) { *static_cast<f32*>(p) = v; }
-MOEJIT_DEVICE void stg_u32x2(void* p, u32x2 v) { *static_cast<u32x2*>(p) = v; }
-MOEJIT_DEVICE void stg_u32x4(void* p, u32x4 v) { *static_cast<u32x4*>(p) = v; }
-MOEJIT_DEVICE void stg_f32x2(void* p, f32x2 v) { *static_cast<f32x2*>(p) = v; }
-MOEJIT_DEVICE void stg_f32x4(void* p, f32x4 v) { *static_cast<f32x4*>(p) = v; }
+MOEJIT_DEVICE void stg_u16(void* p, u16 v) {
+  *static_cast<u16*>(p) = v;
+}
+MOEJIT_DEVICE void stg_u32(void* p, u32 v) {
+  *static_cast<u32*>(p) = v;
+}
+MOEJIT_DEVICE void stg_i32(void* p, i32 v) {
+  *static_cast<i32*>(p) = v;
+}
+MOEJIT_DEVICE void stg_f32(void* p, f32 v) {
+  *static_cast<f32*>(p) = v;
+}
+MOEJIT_DEVICE void stg_u32x2(void* p, u32x2 v) {
+  *static_cast<u32x2*>(p) = v;
+}
+MOEJIT_DEVICE void stg_u32x4(void* p, u32x4 v) {
+  *static_cast<u32x4*>(p) = v;
+}
+MOEJIT_DEVICE void stg_f32x2(void* p, f32x2 v) {
+  *static_cast<f32x2*>(p) = v;
+}
+MOEJIT_DEVICE void stg_f32x4(void* p, f32x4 v) {
+  *static_cast<f32x4*>(p) = v;
+}
 MOEJIT_DEVICE u32 atomic_add_global(u32* p, u32 v) {
   u32 old;
-  asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+  asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(p), "r"(v)
+               : "memory");
   return old;
 }
 MOEJIT_DEVICE u32 atomic_add_acq_rel(u32* p, u32 v) {
   u32 old;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(p), "r"(v)
+               : "memory");
   return old;
 }
 MOEJIT_DEVICE u32 ld_acquire(const u32* p) {
@@ -142,7 +204,9 @@ MOEJIT_DEVICE u32 ld_acquire(const u32* p) {
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
 }
-MOEJIT_DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+MOEJIT_DEVICE void fence_gpu() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
 MOEJIT_DEVICE u64 policy_evict_first() {
   u64 p;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
@@ -155,32 +219,64 @@ MOEJIT_DEVICE u64 policy_evict_last() {
 }
 // The encoding that createpolicy has no need to make: no preference. (One made by createpolicy for
 // evict_normal stopped some kernels on sm_90 with an illegal instruction at a cp.async.)
-MOEJIT_DEVICE u64 policy_evict_normal() { return 0x1000000000000000ull; }
-MOEJIT_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+MOEJIT_DEVICE u64 policy_evict_normal() {
+  return 0x1000000000000000ull;
+}
+MOEJIT_DEVICE void prefetch_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
 
 // --- warp and block ----------------------------------------------------------------------------
-MOEJIT_DEVICE void warp_sync() { __syncwarp(); }
-MOEJIT_DEVICE void block_sync() { __syncthreads(); }
+MOEJIT_DEVICE void warp_sync() {
+  __syncwarp();
+}
+MOEJIT_DEVICE void block_sync() {
+  __syncthreads();
+}
 MOEJIT_DEVICE void bar_sync(u32 id, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 MOEJIT_DEVICE void bar_arrive(u32 id, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-MOEJIT_DEVICE u32 shfl_u32(u32 v, u32 lane) { return __shfl_sync(0xffffffffu, v, static_cast<int>(lane)); }
-MOEJIT_DEVICE f32 shfl_f32(f32 v, u32 lane) { return __shfl_sync(0xffffffffu, v, static_cast<int>(lane)); }
-MOEJIT_DEVICE u32 shfl_xor_u32(u32 v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask)); }
-MOEJIT_DEVICE f32 shfl_xor_f32(f32 v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask)); }
-MOEJIT_DEVICE u32 shfl_up_u32(u32 v, u32 delta) { return __shfl_up_sync(0xffffffffu, v, delta); }
-MOEJIT_DEVICE u32 warp_ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
-MOEJIT_DEVICE u32 warp_max_u32(u32 v) { return __reduce_max_sync(0xffffffffu, v); }
-MOEJIT_DEVICE u32 warp_min_u32(u32 v) { return __reduce_min_sync(0xffffffffu, v); }
-MOEJIT_DEVICE u32 warp_add_u32(u32 v) { return __reduce_add_sync(0xffffffffu, v); }
+MOEJIT_DEVICE u32 shfl_u32(u32 v, u32 lane) {
+  return __shfl_sync(0xffffffffu, v, static_cast<int>(lane));
+}
+MOEJIT_DEVICE f32 shfl_f32(f32 v, u32 lane) {
+  return __shfl_sync(0xffffffffu, v, static_cast<int>(lane));
+}
+MOEJIT_DEVICE u32 shfl_xor_u32(u32 v, u32 mask) {
+  return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask));
+}
+MOEJIT_DEVICE f32 shfl_xor_f32(f32 v, u32 mask) {
+  return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask));
+}
+MOEJIT_DEVICE u32 shfl_up_u32(u32 v, u32 delta) {
+  return __shfl_up_sync(0xffffffffu, v, delta);
+}
+MOEJIT_DEVICE u32 warp_ballot(bool p) {
+  return __ballot_sync(0xffffffffu, p);
+}
+MOEJIT_DEVICE u32 warp_max_u32(u32 v) {
+  return __reduce_max_sync(0xffffffffu, v);
+}
+MOEJIT_DEVICE u32 warp_min_u32(u32 v) {
+  return __reduce_min_sync(0xffffffffu, v);
+}
+MOEJIT_DEVICE u32 warp_add_u32(u32 v) {
+  return __reduce_add_sync(0xffffffffu, v);
+}
 
 // --- numbers -----------------------------------------------------------------------------------
-MOEJIT_DEVICE f32 as_f32(u32 v) { return __uint_as_float(v); }
-MOEJIT_DEVICE u32 as_u32(f32 v) { return __float_as_uint(v); }
-MOEJIT_DEVICE f32 bf16_to_f32(u16 v) { return __uint_as_float(static_cast<u32>(v) << 16); }
+MOEJIT_DEVICE f32 as_f32(u32 v) {
+  return __uint_as_float(v);
+}
+MOEJIT_DEVICE u32 as_u32(f32 v) {
+  return __float_as_uint(v);
+}
+MOEJIT_DEVICE f32 bf16_to_f32(u16 v) {
+  return __uint_as_float(static_cast<u32>(v) << 16);
+}
 MOEJIT_DEVICE u16 f32_to_bf16(f32 v) {
   u16 r;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
@@ -206,20 +302,38 @@ MOEJIT_DEVICE u32 pack_f16(f32 lo, f32 hi) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
   return r;
 }
-MOEJIT_DEVICE f32 exp_f32(f32 x) { return expf(x); }
-MOEJIT_DEVICE f32 tanh_f32(f32 x) { return tanhf(x); }
-MOEJIT_DEVICE f32 erf_f32(f32 x) { return erff(x); }
-MOEJIT_DEVICE f32 log1p_f32(f32 x) { return log1pf(x); }
-MOEJIT_DEVICE f32 sqrt_f32(f32 x) { return sqrtf(x); }
+MOEJIT_DEVICE f32 exp_f32(f32 x) {
+  return expf(x);
+}
+MOEJIT_DEVICE f32 tanh_f32(f32 x) {
+  return tanhf(x);
+}
+MOEJIT_DEVICE f32 erf_f32(f32 x) {
+  return erff(x);
+}
+MOEJIT_DEVICE f32 log1p_f32(f32 x) {
+  return log1pf(x);
+}
+MOEJIT_DEVICE f32 sqrt_f32(f32 x) {
+  return sqrtf(x);
+}
 MOEJIT_DEVICE f32 fast_exp_f32(f32 x) {
   f32 r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x * 1.44269504088896340736f));
   return r;
 }
-MOEJIT_DEVICE f32 fast_div(f32 a, f32 b) { return __fdividef(a, b); }
-MOEJIT_DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
-MOEJIT_DEVICE u32 popc(u32 v) { return static_cast<u32>(__popc(static_cast<int>(v))); }
-MOEJIT_DEVICE u32 ffs(u32 v) { return static_cast<u32>(__ffs(static_cast<int>(v))); }
+MOEJIT_DEVICE f32 fast_div(f32 a, f32 b) {
+  return __fdividef(a, b);
+}
+MOEJIT_DEVICE f32 fma_f32(f32 a, f32 b, f32 c) {
+  return __fmaf_rn(a, b, c);
+}
+MOEJIT_DEVICE u32 popc(u32 v) {
+  return static_cast<u32>(__popc(static_cast<int>(v)));
+}
+MOEJIT_DEVICE u32 ffs(u32 v) {
+  return static_cast<u32>(__ffs(static_cast<int>(v)));
+}
 
 // --- dependent launch --------------------------------------------------------------------------
 MOEJIT_DEVICE void grid_wait() {

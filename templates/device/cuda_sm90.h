@@ -1,13 +1,18 @@
-// Primitives of primitives.md that sm_90 adds: mbarriers, bulk and tensor copies, clusters, setmaxnreg.
+// Primitives of primitives.md that sm_90 adds: mbarriers, bulk and tensor copies, clusters,
+// setmaxnreg.
 #pragma once
 
 #include "device/cuda_sm80.h"
 
 namespace dev {
 
-struct alignas(64) TensorMap { u64 opaque[16]; };
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
 constexpr int kMaxTensorMaps = 4;
-struct TensorMaps { TensorMap map[kMaxTensorMaps]; };
+struct TensorMaps {
+  TensorMap map[kMaxTensorMaps];
+};
 
 MOEJIT_DEVICE void mbar_init(u32 bar, u32 count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
@@ -19,7 +24,8 @@ MOEJIT_DEVICE void mbar_arrive(u32 bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 MOEJIT_DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+               : "memory");
 }
 MOEJIT_DEVICE void mbar_wait(u32 bar, u32 parity) {
   asm volatile(
@@ -30,7 +36,9 @@ MOEJIT_DEVICE void mbar_wait(u32 bar, u32 parity) {
       "@p bra done;\n"
       "bra again;\n"
       "done:\n"
-      "}" ::"r"(bar), "r"(parity) : "memory");
+      "}" ::"r"(bar),
+      "r"(parity)
+      : "memory");
 }
 MOEJIT_DEVICE void cp_async_arrive_noinc(u32 bar) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
@@ -43,20 +51,27 @@ MOEJIT_DEVICE void fence_proxy_async_global() {
 }
 MOEJIT_DEVICE void bulk_load(u32 dst, const void* src, u32 bytes, u32 bar, u64 policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-      ::"r"(dst), "l"(src), "r"(bytes), "r"(bar), "l"(policy) : "memory");
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(dst),
+      "l"(src), "r"(bytes), "r"(bar), "l"(policy)
+      : "memory");
 }
 MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u32 bar, u64 policy) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%3, %4}], [%2], %5;"
-      ::"r"(dst), "l"(map), "r"(bar), "r"(c0), "r"(c1), "l"(policy) : "memory");
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_"
+      "hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "l"(policy)
+      : "memory");
 }
-MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar, u64 policy) {
+MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar,
+                               u64 policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%3, %4, %5}], [%2], %6;"
-      ::"r"(dst), "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "l"(policy) : "memory");
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_"
+      "hint "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(dst),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "l"(policy)
+      : "memory");
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -68,12 +83,16 @@ MOEJIT_DEVICE u32 cluster_rank() {
   return r;
 }
 MOEJIT_DEVICE void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
 }
 MOEJIT_DEVICE u32 ld_cluster_u32(u32 a, u32 rank) {
   u32 v;
-  asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %1, %2;\nld.shared::cluster.u32 %0, [r];\n}"
-               : "=r"(v) : "r"(a), "r"(rank) : "memory");
+  asm volatile(
+      "{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %1, %2;\nld.shared::cluster.u32 %0, [r];\n}"
+      : "=r"(v)
+      : "r"(a), "r"(rank)
+      : "memory");
   return v;
 }
 

@@ -14,7 +14,8 @@ MOEJIT_KERNEL(moe_combine, moe::kCombineThreads, 1)(moejit_abi::MoeArgs a) {
   const u8* y = region(a, kRegion_y);
   const i64 work = a.num_tokens * kQuads;
   const i64 stride = static_cast<i64>(block_count()) * kCombineThreads;
-  for (i64 w = static_cast<i64>(block_id()) * kCombineThreads + thread_id(); w < work; w += stride) {
+  for (i64 w = static_cast<i64>(block_id()) * kCombineThreads + thread_id(); w < work;
+       w += stride) {
     const i64 token = w / kQuads;
     const i64 column = (w - token * kQuads) * 4;
     f32x4 sum = {0.0f, 0.0f, 0.0f, 0.0f};

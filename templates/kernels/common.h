@@ -1,8 +1,8 @@
 // What every GPU kernel of the layer shares: sizes, slots, rows of the weights, activation.
 // Written against the primitive layer of device/primitives.md alone.
 //
-// A slot is one (token, visited expert) pair: slot = token * kSlots + j, where j < kTopK is a routed
-// expert and kTopK <= j < kSlots a shared one.
+// A slot is one (token, visited expert) pair: slot = token * kSlots + j, where j < kTopK is a
+// routed expert and kTopK <= j < kSlots a shared one.
 #pragma once
 
 #include "abi.h"
@@ -22,20 +22,36 @@ constexpr bool kIsBf16 = kDType == 1;
 constexpr int kElement = kIsF32 ? 4 : 2;
 constexpr int kPiece = 16 / kElement;  // elements of a 16-byte piece
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-constexpr int min_of(int a, int b) { return a < b ? a : b; }
-constexpr int max_of(int a, int b) { return a > b ? a : b; }
+constexpr int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
+constexpr int min_of(int a, int b) {
+  return a < b ? a : b;
+}
+constexpr int max_of(int a, int b) {
+  return a > b ? a : b;
+}
 
-MOEJIT_DEVICE const u8* at(const void* base, i64 byte) { return static_cast<const u8*>(base) + byte; }
-MOEJIT_DEVICE u8* at(void* base, i64 byte) { return static_cast<u8*>(base) + byte; }
+MOEJIT_DEVICE const u8* at(const void* base, i64 byte) {
+  return static_cast<const u8*>(base) + byte;
+}
+MOEJIT_DEVICE u8* at(void* base, i64 byte) {
+  return static_cast<u8*>(base) + byte;
+}
 MOEJIT_DEVICE u8* region(const MoeArgs& a, int index) {
   return at(a.workspace, workspace_offset(index, a.num_tokens));
 }
 
 // --- elements ----------------------------------------------------------------------------------
-MOEJIT_DEVICE f32 to_f32(u16 v) { return kIsBf16 ? bf16_to_f32(v) : f16_to_f32(v); }
-MOEJIT_DEVICE u16 from_f32(f32 v) { return kIsBf16 ? f32_to_bf16(v) : f32_to_f16(v); }
-MOEJIT_DEVICE u32 pack2(f32 lo, f32 hi) { return kIsBf16 ? pack_bf16(lo, hi) : pack_f16(lo, hi); }
+MOEJIT_DEVICE f32 to_f32(u16 v) {
+  return kIsBf16 ? bf16_to_f32(v) : f16_to_f32(v);
+}
+MOEJIT_DEVICE u16 from_f32(f32 v) {
+  return kIsBf16 ? f32_to_bf16(v) : f32_to_f16(v);
+}
+MOEJIT_DEVICE u32 pack2(f32 lo, f32 hi) {
+  return kIsBf16 ? pack_bf16(lo, hi) : pack_f16(lo, hi);
+}
 MOEJIT_DEVICE f32 load_element(const void* base, i64 index) {
   if constexpr (kIsF32) {
     return ldg_f32(at(base, index * 4));
@@ -83,8 +99,12 @@ MOEJIT_DEVICE f32 sigmoid_f32(f32 x) {
   }
 }
 // fminf and fmaxf drop a NaN; a NaN of the product must reach the output.
-MOEJIT_DEVICE f32 clamp_high(f32 x, f32 limit) { return x > limit ? limit : x; }
-MOEJIT_DEVICE f32 clamp_low(f32 x, f32 limit) { return x < limit ? limit : x; }
+MOEJIT_DEVICE f32 clamp_high(f32 x, f32 limit) {
+  return x > limit ? limit : x;
+}
+MOEJIT_DEVICE f32 clamp_low(f32 x, f32 limit) {
+  return x < limit ? limit : x;
+}
 // The gate's function alone (Activation of config.h).
 MOEJIT_DEVICE f32 activate_gate(f32 g) {
   constexpr f32 kLimit = static_cast<f32>(kSwigluLimit);
@@ -105,8 +125,10 @@ MOEJIT_DEVICE f32 activate_gate(f32 g) {
 MOEJIT_DEVICE f32 activate(f32 g, f32 u) {
   constexpr f32 kLimit = static_cast<f32>(kSwigluLimit);
   if constexpr (!kGated) return activate_gate(g);
-  if constexpr (kActivation == 4) return activate_gate(g) * (clamp_low(clamp_high(u, kLimit), -kLimit) + 1.0f);
-  if constexpr (kActivation == 5) return activate_gate(g) * clamp_low(clamp_high(u, kLimit), -kLimit);
+  if constexpr (kActivation == 4)
+    return activate_gate(g) * (clamp_low(clamp_high(u, kLimit), -kLimit) + 1.0f);
+  if constexpr (kActivation == 5)
+    return activate_gate(g) * clamp_low(clamp_high(u, kLimit), -kLimit);
   return activate_gate(g) * u;
 }
 

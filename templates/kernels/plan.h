@@ -13,16 +13,24 @@ constexpr int kPlanTile = kSched_tile_m;
 
 // Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
 // rows: slot of each row. tiles: {expert, first tile of the expert, its tiles, 0}.
-MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_counts)); }
-MOEJIT_DEVICE const i32* plan_rows(const MoeArgs& a) { return reinterpret_cast<const i32*>(region(a, kRegion_rows)); }
-MOEJIT_DEVICE const u32x4* plan_tiles(const MoeArgs& a) { return reinterpret_cast<const u32x4*>(region(a, kRegion_tiles)); }
+MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
+  return reinterpret_cast<const i32*>(region(a, kRegion_counts));
+}
+MOEJIT_DEVICE const i32* plan_rows(const MoeArgs& a) {
+  return reinterpret_cast<const i32*>(region(a, kRegion_rows));
+}
+MOEJIT_DEVICE const u32x4* plan_tiles(const MoeArgs& a) {
+  return reinterpret_cast<const u32x4*>(region(a, kRegion_tiles));
+}
 
-// visit(i, id) for every routed id of this process that falls to this block, i counting through topk_ids.
+// visit(i, id) for every routed id of this process that falls to this block, i counting through
+// topk_ids.
 template <typename Visit>
 MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
   constexpr int kStride = MOEJIT_PLAN_BLOCKS * kPlanThreads;
   const i64 ids = a.num_tokens * kTopK;
-  for (i64 base = block_id() * kPlanThreads + thread_id(); base < ids; base += kPlanBatch * kStride) {
+  for (i64 base = block_id() * kPlanThreads + thread_id(); base < ids;
+       base += kPlanBatch * kStride) {
     i32 id[kPlanBatch];
     MOEJIT_UNROLL
     for (int j = 0; j < kPlanBatch; ++j) {
@@ -44,8 +52,8 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   grid_wait();
   grid_launch_dependents();
   const int thread = static_cast<int>(thread_id());
-  const u32 cursor = shared_base();               // [kPlanThreads] rows, then the next free row, of each expert
-  const u32 sums = cursor + kPlanThreads * 4;     // [32] u32x2 totals of the warps
+  const u32 cursor = shared_base();  // [kPlanThreads] rows, then the next free row, of each expert
+  const u32 sums = cursor + kPlanThreads * 4;  // [32] u32x2 totals of the warps
   i32* counts = reinterpret_cast<i32*>(region(a, kRegion_counts));
   i32* rows = reinterpret_cast<i32*>(region(a, kRegion_rows));
   u32x4* tiles = reinterpret_cast<u32x4*>(region(a, kRegion_tiles));

@@ -7,7 +7,7 @@
 namespace moe {
 constexpr int kProbeThreads = 512;
 constexpr int kProbeChains = 8;  // independent accumulators of a warp
-}
+}  // namespace moe
 
 MOEJIT_KERNEL(probe_read, moe::kProbeThreads, 2)(moejit_abi::MoeArgs a) {
   using namespace moe;
@@ -39,7 +39,8 @@ MOEJIT_KERNEL(probe_dot, moe::kProbeThreads, 1)(moejit_abi::MoeArgs a) {
   for (int i = 0; i < 4; ++i) x[i] = (thread_id() + 1) * 0x9e3779b9u * (i + 3);
   // Exponents near one: finite sums, and bits that toggle as real data's do.
   MOEJIT_UNROLL
-  for (int i = 0; i < 4; ++i) x[i] = kIsF32 ? 0x3f000000u | (x[i] & 0x007fffffu) : (x[i] & 0x807f807fu) | 0x3f003f00u;
+  for (int i = 0; i < 4; ++i)
+    x[i] = kIsF32 ? 0x3f000000u | (x[i] & 0x007fffffu) : (x[i] & 0x807f807fu) | 0x3f003f00u;
   y[0] = x[1] ^ 0x00110022u;
   y[1] = x[2] ^ 0x00330044u;
   MOEJIT_UNROLL

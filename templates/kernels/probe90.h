@@ -13,7 +13,8 @@ MOEJIT_KERNEL(probe_dot90, 256, 1)(moejit_abi::MoeArgs a) {
   }
   fence_proxy_async();
   block_sync();
-  const u64 high = static_cast<u64>(1024u >> 4) << 32 | static_cast<u64>(1) << 62 | static_cast<u64>(1) << 16;
+  const u64 high =
+      static_cast<u64>(1024u >> 4) << 32 | static_cast<u64>(1) << 62 | static_cast<u64>(1) << 16;
   const u64 da = high | (((base + (warp_id() >> 2) * 8192) & 0x3ffffu) >> 4);
   const u64 db = high | (((base + 16384) & 0x3ffffu) >> 4);
   f32 acc[128];

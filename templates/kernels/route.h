@@ -24,7 +24,9 @@ MOEJIT_DEVICE f32 warp_sum(f32 v) {
   for (u32 m = 16; m > 0; m >>= 1) v += shfl_xor_f32(v, m);
   return v;
 }
-MOEJIT_DEVICE f32 warp_max(f32 v) { return key_value(warp_max_u32(order_key(v))); }
+MOEJIT_DEVICE f32 warp_max(f32 v) {
+  return key_value(warp_max_u32(order_key(v)));
+}
 
 MOEJIT_DEVICE f32 pointwise_score(f32 logit) {
   if constexpr (kScoring == 1) return 1.0f / (1.0f + exp_f32(-logit));
@@ -63,7 +65,8 @@ MOEJIT_DEVICE void limit_groups(u32 (&key)[kPerLane], u32 keys, u32 scores) {
       }
     }
     u32 score = first;
-    if (kHasCorrectionBias && kGroupSize > 1) score = order_key(key_value(first) + key_value(second));
+    if (kHasCorrectionBias && kGroupSize > 1)
+      score = order_key(key_value(first) + key_value(second));
     sts_u32(scores + g * 4, score);
   }
   warp_sync();
@@ -95,7 +98,7 @@ MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
   const u32 scratch = shared_base() + warp_id() * ((kNumExperts + kNGroup) * 4);
 
   f32 score[kPerLane];  // what becomes the weight
-  u32 key[kPerLane];    // what selects; an expert that does not exist, or was taken, has taken[] set
+  u32 key[kPerLane];  // what selects; an expert that does not exist, or was taken, has taken[] set
   f32 largest = as_f32(0xff800000u);
   MOEJIT_UNROLL
   for (int j = 0; j < kPerLane; ++j) {
@@ -151,7 +154,8 @@ MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
     }
     // All keys of free experts, then the lowest id among the equal ones.
     const u32 top = warp_max_u32(best_j >= 0 ? best : 0);
-    const u32 id = warp_min_u32(best_j >= 0 && best == top ? static_cast<u32>(best_j) * 32 + lane : 0xffffffffu);
+    const u32 id = warp_min_u32(best_j >= 0 && best == top ? static_cast<u32>(best_j) * 32 + lane
+                                                           : 0xffffffffu);
     const bool owner = (id & 31u) == lane;
     f32 value = 0.0f;
     MOEJIT_UNROLL

@@ -1,5 +1,6 @@
-// Decode: entries `moe_stream_gate_up` and `moe_stream_down`. Each touched expert's weights are read
-// once; a block finds its experts and their rows from topk_ids itself, so there is no sort launch.
+// Decode: entries `moe_stream_gate_up` and `moe_stream_down`. Each touched expert's weights are
+// read once; a block finds its experts and their rows from topk_ids itself, so there is no sort
+// launch.
 #pragma once
 
 #include "kernels/route.h"
@@ -42,8 +43,8 @@ struct Feeder {
   static constexpr int kPieces = kGateUp ? kPiecesH : kPiecesI;
   Walk<kGateUp> walk;
   Share share;
-  int stage;         // of the current unit, 0..share.count-1
-  int slot;          // of the ring
+  int stage;  // of the current unit, 0..share.count-1
+  int slot;   // of the ring
   u32 ring;
   u64 policy;
   const u8* weights;
@@ -84,8 +85,8 @@ struct Feeder {
 };
 
 template <bool kGateUp>
-MOEJIT_DEVICE Feeder<kGateUp> make_feeder(const MoeArgs& a, const StreamShared& s, const Walk<kGateUp>& walk,
-                                          Share share) {
+MOEJIT_DEVICE Feeder<kGateUp> make_feeder(const MoeArgs& a, const StreamShared& s,
+                                          const Walk<kGateUp>& walk, Share share) {
   Feeder<kGateUp> f;
   f.walk = walk;
   f.share = share;
@@ -127,7 +128,8 @@ MOEJIT_DEVICE void multiply_unit(Feeder<kGateUp>& feeder, const TokenRows& token
 }  // namespace moe
 
 // x, w13 -> h [T * kSlots, I] in the order of the slots; also clears the counters of `down`.
-MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moejit_abi::MoeArgs a) {
+MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)
+(moejit_abi::MoeArgs a) {
   using namespace moe;
   grid_wait();
   grid_launch_dependents();
@@ -157,8 +159,11 @@ MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)(m
       my_slot = find_rows(a, s, plan, walk.expert, walk.first_row());
       MOEJIT_UNROLL
       for (int n = 0; n < kTileN; ++n) {
-        const i32 row_slot = static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane >> 2)));
-        tokens.row[n] = row_slot < 0 ? nullptr : at(a.x, static_cast<i64>(row_slot / kSlots) * kHiddenSize * kElement);
+        const i32 row_slot =
+            static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane >> 2)));
+        tokens.row[n] = row_slot < 0
+                            ? nullptr
+                            : at(a.x, static_cast<i64>(row_slot / kSlots) * kHiddenSize * kElement);
       }
     }
     f32 acc[kTileM][kTileN][4];
@@ -174,7 +179,8 @@ MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)(m
       const f32x4 sum = reduce_fragment(buffer, f);
       MOEJIT_UNROLL
       for (int c = 0; c < 2; ++c) {
-        const i32 out = static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane & 3u) * 2 + c));
+        const i32 out =
+            static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane & 3u) * 2 + c));
         if (out < 0) continue;
         f32 top = c == 0 ? sum.x : sum.y;
         f32 low = c == 0 ? sum.z : sum.w;
@@ -197,7 +203,8 @@ MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)(m
             if (i + part * 8 >= kIntermediateSize) continue;
             f32 v = part == 0 ? top : low;
             if constexpr (kBias) v += bias13(a, walk.expert, i + part * 8);
-            store_element(h, static_cast<i64>(out) * kIntermediateSize + i + part * 8, activate(v, v));
+            store_element(h, static_cast<i64>(out) * kIntermediateSize + i + part * 8,
+                          activate(v, v));
           }
         }
       }
@@ -249,7 +256,8 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
   const u8* h = region(a, kRegion_h);
   u8* y = region(a, kRegion_y);
   if (plan.chunks == 0) {  // no expert of this process: zeros
-    for (int tile = static_cast<int>(block_id()); tile < kDownTiles; tile += static_cast<int>(block_count())) {
+    for (int tile = static_cast<int>(block_id()); tile < kDownTiles;
+         tile += static_cast<int>(block_count())) {
       combine_tile(a, y, tile);
     }
     return;
@@ -261,8 +269,10 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
     TokenRows tokens;
     MOEJIT_UNROLL
     for (int n = 0; n < kTileN; ++n) {
-      const i32 row_slot = static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane >> 2)));
-      tokens.row[n] = row_slot < 0 ? nullptr : h + static_cast<i64>(row_slot) * kIntermediateSize * kElement;
+      const i32 row_slot =
+          static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane >> 2)));
+      tokens.row[n] =
+          row_slot < 0 ? nullptr : h + static_cast<i64>(row_slot) * kIntermediateSize * kElement;
     }
     f32 acc[kTileM][kTileN][4];
     multiply_unit<false>(feeder, tokens, &slot, acc);
@@ -276,7 +286,8 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
       const f32x4 sum = reduce_fragment(buffer, f);
       MOEJIT_UNROLL
       for (int c = 0; c < 2; ++c) {
-        const i32 from = static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane & 3u) * 2 + c));
+        const i32 from =
+            static_cast<i32>(shfl_u32(static_cast<u32>(my_slot), n * 8 + (lane & 3u) * 2 + c));
         if (from < 0) continue;
         const f32 weight = kWeightOnInput ? 1.0f : slot_weight(a, from);
         MOEJIT_UNROLL
@@ -284,7 +295,8 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
           const int column = walk.tile * kUnitOut + m * 16 + part * 8 + static_cast<int>(lane >> 2);
           if (column >= kHiddenSize) continue;
           f32 v = part == 0 ? (c == 0 ? sum.x : sum.y) : (c == 0 ? sum.z : sum.w);
-          if constexpr (kBias) v += load_element(a.b2, static_cast<i64>(walk.expert) * kHiddenSize + column);
+          if constexpr (kBias)
+            v += load_element(a.b2, static_cast<i64>(walk.expert) * kHiddenSize + column);
           stg_f32(y + (static_cast<i64>(from) * kHiddenSize + column) * 4, v * weight);
         }
       }

@@ -2,22 +2,22 @@
 // a private ring in shared memory with 16-byte asynchronous copies, never waits for another warp to
 // refill it, and runs ahead across tiles and experts.
 //
-// Weights are the 16-row operand of mma.m16n8k16, tokens the 8-column one. The order of the terms of
-// a dot product is free, so a lane takes 8 consecutive elements of its row as k = {2c, 2c+1} and
-// {2c+8, 2c+9} of two products, and of its token likewise: both operands load 16 bytes at a time and
-// no element is moved between lanes.
+// Weights are the 16-row operand of mma.m16n8k16, tokens the 8-column one. The order of the terms
+// of a dot product is free, so a lane takes 8 consecutive elements of its row as k = {2c, 2c+1} and
+// {2c+8, 2c+9} of two products, and of its token likewise: both operands load 16 bytes at a time
+// and no element is moved between lanes.
 #pragma once
 
 #include "kernels/common.h"
 
 namespace moe {
 
-constexpr int kWarps = kSched_warps;          // warps of a block; they split the reduction
-constexpr int kTileM = kSched_tile_m;         // 16-row tiles of one unit
-constexpr int kTileN = kSched_tile_n;         // 8-token tiles of one unit
-constexpr int kRing = kSched_stages;          // stages of a warp's ring
+constexpr int kWarps = kSched_warps;   // warps of a block; they split the reduction
+constexpr int kTileM = kSched_tile_m;  // 16-row tiles of one unit
+constexpr int kTileN = kSched_tile_n;  // 8-token tiles of one unit
+constexpr int kRing = kSched_stages;   // stages of a warp's ring
 constexpr int kUnitTokens = kTileN * 8;
-constexpr int kStageK = 64;                   // elements of the reduction in a stage: 128 bytes a row
+constexpr int kStageK = 64;  // elements of the reduction in a stage: 128 bytes a row
 constexpr int kStageBytes = kTileM * 16 * 128;
 constexpr int kRingBytes = kRing * kStageBytes;
 constexpr int kFragments = kTileM * kTileN;
@@ -28,11 +28,12 @@ constexpr int kPlanBytes =
     ceil_div((2 * kExperts + 2) * 4 + kWarps * 4 + kWarps * 128 + 2 * kListSlots * 2, 128) * 128;
 
 struct StreamShared {
-  u32 ring;     // of this warp
-  u32 reduce;   // [2][kWarps][kFragments][32] f32x4
-  u32 cum;      // [kExperts + 1] chunks before each expert
-  u32 ends;     // [kExperts + 1] sorted slots up to and with each expert; [0] is 0, expert e at [e + 1]
-  u32 sums;     // [kWarps] scratch
+  u32 ring;    // of this warp
+  u32 reduce;  // [2][kWarps][kFragments][32] f32x4
+  u32 cum;     // [kExperts + 1] chunks before each expert
+  u32 ends;    // [kExperts + 1] sorted slots up to and with each expert; [0] is 0, expert e at [e +
+               // 1]
+  u32 sums;    // [kWarps] scratch
   u32 scratch;  // [32] of this warp
   u32 slots;    // [kListSlots] u16, sorted by (expert, slot)
   u32 owners;   // [kListSlots] u16, expert of each chunk
@@ -78,7 +79,9 @@ MOEJIT_DEVICE Plan make_plan(const MoeArgs& a, const StreamShared& s) {
   MOEJIT_UNROLL
   for (int j = 0; j < kEach; ++j) {
     const int e = thread * kEach + j;
-    rows[j] = e < kNumExperts ? lds_u32(s.cum + e * 4) : e < kExperts ? static_cast<u32>(a.num_tokens) : 0;
+    rows[j] = e < kNumExperts ? lds_u32(s.cum + e * 4)
+              : e < kExperts  ? static_cast<u32>(a.num_tokens)
+                              : 0;
     sum += (rows[j] + kUnitTokens - 1) / kUnitTokens;
   }
   u32 row_sum = 0;
@@ -121,11 +124,13 @@ MOEJIT_DEVICE Plan make_plan(const MoeArgs& a, const StreamShared& s) {
   block_sync();
   const Plan plan = {static_cast<int>(lds_u32(s.cum + kExperts * 4)), listed};
   if (!listed) return plan;
-  // Place in any order, then put each expert's slots in ascending order by counting the smaller ones.
+  // Place in any order, then put each expert's slots in ascending order by counting the smaller
+  // ones.
   const u32 placed = s.reduce;  // [kListSlots] u16
   for (int i = thread; i < static_cast<int>(all_slots); i += kThreads) {
     const i32 e = slot_expert(a, i);
-    if (e >= 0) sts_u16(placed + atomic_add_shared(s.ends + (e + 1) * 4, 1) * 2, static_cast<u16>(i));
+    if (e >= 0)
+      sts_u16(placed + atomic_add_shared(s.ends + (e + 1) * 4, 1) * 2, static_cast<u16>(i));
   }
   block_sync();
   const int total = static_cast<int>(lds_u32(s.ends + kExperts * 4));
@@ -143,7 +148,8 @@ MOEJIT_DEVICE Plan make_plan(const MoeArgs& a, const StreamShared& s) {
 }
 
 // Lane i gets the slot of row first + i of `expert`, or -1 past the last. Warp-collective.
-MOEJIT_DEVICE i32 find_rows(const MoeArgs& a, const StreamShared& s, const Plan& plan, int expert, int first) {
+MOEJIT_DEVICE i32 find_rows(const MoeArgs& a, const StreamShared& s, const Plan& plan, int expert,
+                            int first) {
   const int lane = static_cast<int>(lane_id());
   if (plan.listed) {
     const int row = static_cast<int>(lds_u32(s.ends + expert * 4)) + first + lane;
@@ -175,13 +181,15 @@ MOEJIT_DEVICE i32 find_rows(const MoeArgs& a, const StreamShared& s, const Plan&
   return static_cast<i32>(lds_u32(s.scratch + lane * 4));
 }
 
-// Where 16 bytes of stage row `row`, piece `piece` (0..7) lie: rows 2q and 2q+1 use different banks.
+// Where 16 bytes of stage row `row`, piece `piece` (0..7) lie: rows 2q and 2q+1 use different
+// banks.
 MOEJIT_DEVICE u32 ring_offset(u32 row, u32 piece) {
   return row * 128 + ((piece ^ ((row & 1u) << 2)) << 4);
 }
 
 // One step of the product: a stage of weights times the tokens' 64 elements.
-MOEJIT_DEVICE void multiply_stage(u32 stage, const u32x4 (&x)[kTileN][2], f32 (&acc)[kTileM][kTileN][4]) {
+MOEJIT_DEVICE void multiply_stage(u32 stage, const u32x4 (&x)[kTileN][2],
+                                  f32 (&acc)[kTileM][kTileN][4]) {
   const u32 lane = lane_id();
   const u32 row = lane >> 2;
   const u32 column = lane & 3u;
@@ -268,10 +276,10 @@ MOEJIT_DEVICE void load_tokens(const TokenRows& t, int stage, int pieces, u32x4 
 // consecutive), down walks row tile by row tile (so that whole output rows finish early).
 template <bool kChunkMajor>
 struct Walk {
-  int unit, end;     // units of this block left: [unit, end)
-  int expert;        // of the current unit
-  int chunk;         // over all experts
-  int tile;          // row tile
+  int unit, end;  // units of this block left: [unit, end)
+  int expert;     // of the current unit
+  int chunk;      // over all experts
+  int tile;       // row tile
   int tiles;
   Plan plan;
   u32 cum, owners;
@@ -312,7 +320,9 @@ struct Walk {
     }
     settle();
   }
-  MOEJIT_DEVICE int first_row() const { return (chunk - static_cast<int>(lds_u32(cum + expert * 4))) * kUnitTokens; }
+  MOEJIT_DEVICE int first_row() const {
+    return (chunk - static_cast<int>(lds_u32(cum + expert * 4))) * kUnitTokens;
+  }
 };
 
 }  // namespace moe

@@ -1,5 +1,5 @@
-// Prefill with mma.sync (sm_80 and later): entries `moe_tile80_gate_up` and `moe_tile80_down`. Eight
-// warps share a tile; each holds the gate and up columns of its part in one thread.
+// Prefill with mma.sync (sm_80 and later): entries `moe_tile80_gate_up` and `moe_tile80_down`.
+// Eight warps share a tile; each holds the gate and up columns of its part in one thread.
 #pragma once
 
 #include "kernels/combine.h"
@@ -10,11 +10,12 @@ namespace moe {
 
 constexpr int kWarpsM80 = kSched_warps_m;
 constexpr int kWarpsN80 = 8 / kWarpsM80;
-constexpr int kWarpM80 = kBm80 / kWarpsM80;                // rows of a warp
-constexpr int kWarpN80 = kBn80 / kWarpsN80;                // columns of a warp
+constexpr int kWarpM80 = kBm80 / kWarpsM80;  // rows of a warp
+constexpr int kWarpN80 = kBn80 / kWarpsN80;  // columns of a warp
 constexpr int kTilesM80 = kWarpM80 / 16;
 constexpr int kTilesN80 = kWarpN80 / 8;
-// Where kPaired, the first half of a warp's columns are gate columns and the others the same up columns.
+// Where kPaired, the first half of a warp's columns are gate columns and the others the same up
+// columns.
 constexpr int kPartN80 = kPaired ? kWarpN80 / 2 : kWarpN80;
 
 // Column of the tile where 16-column group g of this warp begins.
@@ -22,14 +23,16 @@ template <bool kGateUp>
 MOEJIT_DEVICE int group_column(int warp_n, int g) {
   if constexpr (kGateUp && kPaired) {
     constexpr int kGroups = kPartN80 / 16;
-    return g < kGroups ? warp_n * kPartN80 + g * 16 : kHalf80 + warp_n * kPartN80 + (g - kGroups) * 16;
+    return g < kGroups ? warp_n * kPartN80 + g * 16
+                       : kHalf80 + warp_n * kPartN80 + (g - kGroups) * 16;
   } else {
     return warp_n * kWarpN80 + g * 16;
   }
 }
 
 template <bool kGateUp>
-MOEJIT_DEVICE void multiply80(u32 stage, int warp_m, int warp_n, f32 (&acc)[kTilesM80][kTilesN80][4]) {
+MOEJIT_DEVICE void multiply80(u32 stage, int warp_m, int warp_n,
+                              f32 (&acc)[kTilesM80][kTilesN80][4]) {
   const u32 lane = lane_id();
   const u32 b_base = stage + kStageA80;
   MOEJIT_UNROLL
@@ -72,7 +75,8 @@ MOEJIT_DEVICE void tile80(const MoeArgs& a) {
   const int warp_m = static_cast<int>(warp_id()) % kWarpsM80;
   const int warp_n = static_cast<int>(warp_id()) / kWarpsM80;
   const int items = ldg_i32(plan_counts(a)) * kTiles;
-  for (int item = static_cast<int>(block_id()); item < items; item += static_cast<int>(block_count())) {
+  for (int item = static_cast<int>(block_id()); item < items;
+       item += static_cast<int>(block_count())) {
     const Tile tile = locate_tile(a, item, kTiles);
     f32 acc[kTilesM80][kTilesN80][4];
     MOEJIT_UNROLL
@@ -83,7 +87,8 @@ MOEJIT_DEVICE void tile80(const MoeArgs& a) {
         for (int i = 0; i < 4; ++i) acc[m][n][i] = 0.0f;
       }
     }
-    run_stages<kGateUp>(a, tile, ring, [&](u32 stage) { multiply80<kGateUp>(stage, warp_m, warp_n, acc); });
+    run_stages<kGateUp>(a, tile, ring,
+                        [&](u32 stage) { multiply80<kGateUp>(stage, warp_m, warp_n, acc); });
     MOEJIT_UNROLL
     for (int m = 0; m < kTilesM80; ++m) {
       MOEJIT_UNROLL
@@ -93,7 +98,9 @@ MOEJIT_DEVICE void tile80(const MoeArgs& a) {
         if constexpr (kGateUp) {
           finish_gate_up_row<kPartN80 / 8>(
               a, tile, r, tile.n * (kPaired ? kHalf80 : kBn80) + warp_n * kPartN80,
-              [&](int j, int c, bool up) { return acc[m][j + (up ? kPartN80 / 8 : 0)][half * 2 + c]; });
+              [&](int j, int c, bool up) {
+                return acc[m][j + (up ? kPartN80 / 8 : 0)][half * 2 + c];
+              });
         } else {
           finish_down_row<kTilesN80>(a, tile, r, tile.n * kBn80 + warp_n * kWarpN80,
                                      [&](int j, int c) { return acc[m][j][half * 2 + c]; });
@@ -105,7 +112,8 @@ MOEJIT_DEVICE void tile80(const MoeArgs& a) {
 
 }  // namespace moe
 
-MOEJIT_KERNEL(moe_tile80_gate_up, moe::kThreads80, moejit_cfg::kSched_blocks)(moejit_abi::MoeArgs a) {
+MOEJIT_KERNEL(moe_tile80_gate_up, moe::kThreads80, moejit_cfg::kSched_blocks)
+(moejit_abi::MoeArgs a) {
   moe::tile80<true>(a);
 }
 

@@ -47,11 +47,12 @@ struct Ring {
   }
 };
 
-// 128B-swizzled operand at `address`: K-major, or for transposed weights 64-column groups of 64 rows.
+// 128B-swizzled operand at `address`: K-major, or for transposed weights 64-column groups of 64
+// rows.
 MOEJIT_DEVICE u64 descriptor(u32 address, bool mn_major) {
   const u64 leading = mn_major ? 8192u >> 4 : 1u;
-  return static_cast<u64>((address & 0x3ffffu) >> 4) | leading << 16 | static_cast<u64>(1024u >> 4) << 32 |
-         static_cast<u64>(1) << 62;
+  return static_cast<u64>((address & 0x3ffffu) >> 4) | leading << 16 |
+         static_cast<u64>(1024u >> 4) << 32 | static_cast<u64>(1) << 62;
 }
 
 // Row (column, where transposed) of the weights where group g of column tile n begins.
@@ -66,13 +67,15 @@ MOEJIT_DEVICE int group_row(int n, int g) {
 
 // The weights of stage `k` of a tile; one thread.
 template <bool kGateUp>
-MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile& tile, int k, u32 stage, u32 full, u64 policy) {
+MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile& tile, int k, u32 stage, u32 full,
+                                u64 policy) {
   mbar_arrive_expect_tx(full, kStageBytesB);
   MOEJIT_UNROLL
   for (int g = 0; g < kBn / kGroupN; ++g) {
     const i32 at_row = group_row<kGateUp>(tile.n, g);
     const u32 b = stage + kStageBytesA + g * kGroupN * 128;
-    tma_load_3d(b, map, kTransposed ? at_row : k * 64, kTransposed ? k * 64 : at_row, tile.expert, full, policy);
+    tma_load_3d(b, map, kTransposed ? at_row : k * 64, kTransposed ? k * 64 : at_row, tile.expert,
+                full, policy);
   }
 }
 
@@ -83,10 +86,9 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
   constexpr int kBlocksK = ceil_div(kDepth, 64);
   constexpr int kTiles = kGateUp ? kGateTiles90 : kDownTiles90;
   constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
-  constexpr int kGroup = min_of(kSched_group, kStages90);
   const u32 thread = thread_id();    // 0..127
   const u32 column = thread & 7u;
-  const u32 row = thread >> 3;       // and every 16th after it
+  const u32 row = thread >> 3;  // and every 16th after it
   const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
   const u8* source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
   const i32* rows = plan_rows(a);
@@ -99,13 +101,15 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
       const Tile tile = locate_tile(a, static_cast<int>(block_id()), kTiles);
       ahead = min_of(kStages90, kBlocksK);
       for (int k = 0; k < ahead && thread == 0; ++k) {
-        load_weights<kGateUp>(map, tile, k, s.ring + k * kStageBytes90, s.full + k * 8, tile.single ? once : again);
+        load_weights<kGateUp>(map, tile, k, s.ring + k * kStageBytes90, s.full + k * 8,
+                              tile.single ? once : again);
       }
     }
     grid_wait();
   }
   Ring ring;
-  for (int item = static_cast<int>(block_id()); item < items; item += static_cast<int>(block_count())) {
+  for (int item = static_cast<int>(block_id()); item < items;
+       item += static_cast<int>(block_count())) {
     const Tile tile = locate_tile(a, item, kTiles);
     const u64 policy = tile.single ? once : again;
     const u8* from[kCopies];
@@ -116,30 +120,20 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
       if (kGateUp && r < tile.rows) line = ldg_i32(rows + line) / kSlots;
       from[i] = r < tile.rows ? source + line * (kDepth * 2) + column * 16 : nullptr;
     }
-    // Groups of stages: neighbouring pieces of a weight row are asked for at the same time, which
-    // suits the DRAM's pages.
     MOEJIT_NO_UNROLL
-    for (int k0 = 0; k0 < kBlocksK; k0 += kGroup) {
-      const int count = min_of(kGroup, kBlocksK - k0);
-      Ring weights_ring = ring;
-      for (int k = k0; k < k0 + count; ++k) {
-        mbar_wait(s.empty + weights_ring.stage * 8, weights_ring.phase ^ 1u);
-        if (thread == 0 && k >= ahead) {
-          load_weights<kGateUp>(map, tile, k, s.ring + weights_ring.stage * kStageBytes90, s.full + weights_ring.stage * 8, policy);
-        }
-        weights_ring.next();
+    for (int k = 0; k < kBlocksK; ++k) {
+      const u32 stage = s.ring + ring.stage * kStageBytes90;
+      const u32 full = s.full + ring.stage * 8;
+      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+      if (thread == 0 && k >= ahead) load_weights<kGateUp>(map, tile, k, stage, full, policy);
+      const bool inside = k * 8 + static_cast<int>(column) < kPieces;
+      MOEJIT_UNROLL
+      for (int i = 0; i < kCopies; ++i) {
+        const bool valid = inside && from[i] != nullptr;
+        cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
       }
-      for (int k = k0; k < k0 + count; ++k) {
-        const u32 stage = s.ring + ring.stage * kStageBytes90;
-        const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-        MOEJIT_UNROLL
-        for (int i = 0; i < kCopies; ++i) {
-          const bool valid = inside && from[i] != nullptr;
-          cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
-        }
-        cp_async_arrive_noinc(s.full + ring.stage * 8);
-        ring.next();
-      }
+      cp_async_arrive_noinc(full);
+      ring.next();
     }
     ahead = 0;
   }
@@ -147,7 +141,8 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
 
 // One tile's product. `warpgroup` 0.. takes rows 64 * warpgroup.
 template <int kBlocksK>
-MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, Ring& ring, f32 (&acc)[kBn / 2]) {
+MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, Ring& ring,
+                                 f32 (&acc)[kBn / 2]) {
   const bool signals = (thread_id() & 31u) == 0;
   u32 previous = 0;
   wgmma_hold(acc);
@@ -198,7 +193,8 @@ MOEJIT_DEVICE void drain_rows(u32 staged, Write write) {
 }
 
 // `staged`: kStagedBytes of this warp. Rows of the warp begin at row `first` of the tile.
-MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, int first, u32 staged, const f32 (&acc)[kBn / 2]) {
+MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, int first, u32 staged,
+                                  const f32 (&acc)[kBn / 2]) {
   const u32 lane = lane_id();
   if constexpr (kGated && kInterleaved) {
     MOEJIT_UNROLL
@@ -214,7 +210,8 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, int first,
       MOEJIT_UNROLL
       for (int half = 0; half < 2; ++half) {
         const int r = first + half * 8 + static_cast<int>(lane >> 2);
-        if (r < tile.rows) weight[half] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
+        if (r < tile.rows)
+          weight[half] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
       }
     }
     u8* h = region(a, kRegion_h);
@@ -232,23 +229,28 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, int first,
           for (int c = 0; c < 2; ++c) {
             const int j = (slice * 8 + f) * 4 + half * 2 + c;
             if (!kBias || i < kIntermediateSize) {
-              v[c] = h_value(a, tile, i + c, weight[half], acc[j], kGated ? acc[(kGated ? kHalfN / 2 : 0) + j] : 0.0f);
+              v[c] = h_value(a, tile, i + c, weight[half], acc[j],
+                             kGated ? acc[(kGated ? kHalfN / 2 : 0) + j] : 0.0f);
             }
           }
-          sts_u32(staged + r * 128 + ((static_cast<u32>(f) ^ (r & 7u)) << 4) + (lane & 3u) * 4, pack2(v[0], v[1]));
+          sts_u32(staged + r * 128 + ((static_cast<u32>(f) ^ (r & 7u)) << 4) + (lane & 3u) * 4,
+                  pack2(v[0], v[1]));
         }
       }
       drain_rows(staged, [&](int i, int p, u32x4 v) {
         const int r = first + i * 4 + static_cast<int>(lane >> 3);
         if (r < tile.rows && column + p * 8 < kIntermediateSize) {
-          stg_u32x4(h + (static_cast<i64>(tile.first_row + r) * kIntermediateSize + column + p * 8) * 2, v);
+          stg_u32x4(
+              h + (static_cast<i64>(tile.first_row + r) * kIntermediateSize + column + p * 8) * 2,
+              v);
         }
       });
     }
   }
 }
 
-MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, int first, u32 staged, const f32 (&acc)[kBn / 2]) {
+MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, int first, u32 staged,
+                               const f32 (&acc)[kBn / 2]) {
   const u32 lane = lane_id();
   f32 weight[2] = {1.0f, 1.0f};  // of the rows that this lane holds
   if constexpr (!kWeightOnInput) {
@@ -264,7 +266,8 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, int first, u3
     const int r = first + i * 4 + static_cast<int>(lane >> 3);
     line[i] = nullptr;
     if (r < tile.rows) {
-      line[i] = region(a, kRegion_y) + static_cast<i64>(ldg_i32(plan_rows(a) + tile.first_row + r)) * kHiddenSize * 4;
+      line[i] = region(a, kRegion_y) +
+                static_cast<i64>(ldg_i32(plan_rows(a) + tile.first_row + r)) * kHiddenSize * 4;
     }
   }
   MOEJIT_UNROLL
@@ -284,11 +287,13 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, int first, u3
           }
         }
         const u32 piece = f * 2 + ((lane & 3u) >> 1);
-        sts_f32x2(staged + r * 128 + ((piece ^ (r & 7u)) << 4) + (lane & 1u) * 8, {v.x * weight[half], v.y * weight[half]});
+        sts_f32x2(staged + r * 128 + ((piece ^ (r & 7u)) << 4) + (lane & 1u) * 8,
+                  {v.x * weight[half], v.y * weight[half]});
       }
     }
     drain_rows(staged, [&](int i, int p, u32x4 v) {
-      if (line[i] != nullptr && column + p * 4 < kHiddenSize) stg_u32x4(line[i] + (column + p * 4) * 4, v);
+      if (line[i] != nullptr && column + p * 4 < kHiddenSize)
+        stg_u32x4(line[i] + (column + p * 4) * 4, v);
     });
   }
 }
@@ -317,7 +322,8 @@ MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMap* map) {
     if constexpr (kMovesRegisters) reg_inc<224>();
     const int items = ldg_i32(plan_counts(a)) * kTiles;
     Ring ring;
-    for (int item = static_cast<int>(block_id()); item < items; item += static_cast<int>(block_count())) {
+    for (int item = static_cast<int>(block_id()); item < items;
+         item += static_cast<int>(block_count())) {
       const Tile tile = locate_tile(a, item, kTiles);
       f32 acc[kBn / 2];
       multiply_tile<kBlocksK>(s, warpgroup - 1, ring, acc);

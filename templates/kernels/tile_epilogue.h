@@ -6,7 +6,8 @@
 
 namespace moe {
 
-constexpr bool kPaired = kGated && !kInterleaved;  // gate columns, then up columns, in a product tile
+constexpr bool kPaired =
+    kGated && !kInterleaved;  // gate columns, then up columns, in a product tile
 
 // Column i of h from the two accumulators.
 MOEJIT_DEVICE f32 h_value(const MoeArgs& a, const Tile& tile, int i, f32 weight, f32 gate, f32 up) {
@@ -22,7 +23,8 @@ MOEJIT_DEVICE f32 h_value(const MoeArgs& a, const Tile& tile, int i, f32 weight,
 // first + 8 * j of h (of the interleaved product, where interleaved). acc(j, c, up) is column c of
 // fragment j: of gate, or of up.
 template <int kFragments, typename Accumulator>
-MOEJIT_DEVICE void finish_gate_up_row(const MoeArgs& a, const Tile& tile, int r, int first, Accumulator acc) {
+MOEJIT_DEVICE void finish_gate_up_row(const MoeArgs& a, const Tile& tile, int r, int first,
+                                      Accumulator acc) {
   const i64 row = tile.first_row + r;
   f32 weight = 1.0f;
   if constexpr (kWeightOnInput) weight = slot_weight(a, ldg_i32(plan_rows(a) + row));
@@ -33,7 +35,9 @@ MOEJIT_DEVICE void finish_gate_up_row(const MoeArgs& a, const Tile& tile, int r,
     if constexpr (kGated && kInterleaved) {
       const int i = (first + j * 8) / 2 + mine;
       if (i >= kIntermediateSize) continue;
-      store_element(line, i, h_value(a, tile, i, weight, acc(j, kUpFirst ? 1 : 0, false), acc(j, kUpFirst ? 0 : 1, false)));
+      store_element(line, i,
+                    h_value(a, tile, i, weight, acc(j, kUpFirst ? 1 : 0, false),
+                            acc(j, kUpFirst ? 0 : 1, false)));
     } else {
       const int i = first + j * 8 + mine * 2;
       if (i >= kIntermediateSize) continue;  // i is even and the size too
@@ -55,7 +59,8 @@ MOEJIT_DEVICE void finish_gate_up_row(const MoeArgs& a, const Tile& tile, int r,
 
 // One row of the second product: y of the row's slot, scaled by the routing weight.
 template <int kFragments, typename Accumulator>
-MOEJIT_DEVICE void finish_down_row(const MoeArgs& a, const Tile& tile, int r, int first, Accumulator acc) {
+MOEJIT_DEVICE void finish_down_row(const MoeArgs& a, const Tile& tile, int r, int first,
+                                   Accumulator acc) {
   const i64 slot = ldg_i32(plan_rows(a) + tile.first_row + r);
   const f32 weight = kWeightOnInput ? 1.0f : slot_weight(a, slot);
   u8* line = region(a, kRegion_y) + slot * kHiddenSize * 4;

@@ -9,10 +9,10 @@
 
 namespace moe {
 
-constexpr int kRowsFma = kBm80 / 16;      // rows of a thread
-// The 16 threads of a row are 4 lanes of one fragment times 4 fragments; a thread's column pairs are
-// 32 columns apart.
-constexpr int kPairsFma = kBn80 / 32;     // column pairs of a thread
+constexpr int kRowsFma = kBm80 / 16;  // rows of a thread
+// The 16 threads of a row are 4 lanes of one fragment times 4 fragments; a thread's column pairs
+// are 32 columns apart.
+constexpr int kPairsFma = kBn80 / 32;  // column pairs of a thread
 constexpr int kGatePairs = kPaired ? kPairsFma / 2 : kPairsFma;
 
 // First column (of the tile) of pair p.
@@ -24,7 +24,8 @@ MOEJIT_DEVICE int pair_column(int fragment, int p) {
 }
 
 template <bool kGateUp>
-MOEJIT_DEVICE void multiply_fma(u32 stage, int ty, int fragment, f32 (&acc)[kRowsFma][kPairsFma][2]) {
+MOEJIT_DEVICE void multiply_fma(u32 stage, int ty, int fragment,
+                                f32 (&acc)[kRowsFma][kPairsFma][2]) {
   const u32 b_base = stage + kStageA80;
   MOEJIT_NO_UNROLL
   for (u32 piece = 0; piece < 8; ++piece) {
@@ -47,7 +48,8 @@ MOEJIT_DEVICE void multiply_fma(u32 stage, int ty, int fragment, f32 (&acc)[kRow
           MOEJIT_UNROLL
           for (u32 d = 0; d < 4; ++d) {
             const u32 line = piece * 4 + d;
-            v[d] = lds_f32(b_base + line * (kBn80 * 4) + (((column >> 2) ^ (line & 7u)) << 4) + (column & 3u) * 4);
+            v[d] = lds_f32(b_base + line * (kBn80 * 4) + (((column >> 2) ^ (line & 7u)) << 4) +
+                           (column & 3u) * 4);
           }
           w = {v[0], v[1], v[2], v[3]};
         }
@@ -73,7 +75,8 @@ MOEJIT_DEVICE void tile_fma(const MoeArgs& a) {
   const int ty = static_cast<int>(thread_id() >> 4);
   const int fragment = static_cast<int>(thread_id() >> 2) & 3;
   const int items = ldg_i32(plan_counts(a)) * kTiles;
-  for (int item = static_cast<int>(block_id()); item < items; item += static_cast<int>(block_count())) {
+  for (int item = static_cast<int>(block_id()); item < items;
+       item += static_cast<int>(block_count())) {
     const Tile tile = locate_tile(a, item, kTiles);
     f32 acc[kRowsFma][kPairsFma][2];
     MOEJIT_UNROLL
@@ -81,7 +84,8 @@ MOEJIT_DEVICE void tile_fma(const MoeArgs& a) {
       MOEJIT_UNROLL
       for (int p = 0; p < kPairsFma; ++p) acc[i][p][0] = acc[i][p][1] = 0.0f;
     }
-    run_stages<kGateUp>(a, tile, ring, [&](u32 stage) { multiply_fma<kGateUp>(stage, ty, fragment, acc); });
+    run_stages<kGateUp>(a, tile, ring,
+                        [&](u32 stage) { multiply_fma<kGateUp>(stage, ty, fragment, acc); });
     MOEJIT_UNROLL
     for (int i = 0; i < kRowsFma; ++i) {
       const int r = ty + i * 16;
@@ -89,8 +93,9 @@ MOEJIT_DEVICE void tile_fma(const MoeArgs& a) {
       MOEJIT_UNROLL
       for (int p = 0; p < (kGateUp ? kGatePairs : kPairsFma); ++p) {
         if constexpr (kGateUp) {
-          finish_gate_up_row<1>(a, tile, r, tile.n * (kPaired ? kHalf80 : kBn80) + p * 32 + fragment * 8,
-                                [&](int, int c, bool up) { return acc[i][p + (up ? kGatePairs : 0)][c]; });
+          finish_gate_up_row<1>(
+              a, tile, r, tile.n * (kPaired ? kHalf80 : kBn80) + p * 32 + fragment * 8,
+              [&](int, int c, bool up) { return acc[i][p + (up ? kGatePairs : 0)][c]; });
         } else {
           finish_down_row<1>(a, tile, r, tile.n * kBn80 + p * 32 + fragment * 8,
                              [&](int, int c) { return acc[i][p][c]; });

@@ -42,9 +42,9 @@ struct StageFiller {
   static constexpr int kCopiesB = kBn80 / kRowsAtOnce;
 
   const u8* source;
-  const u8* weights;       // of the tile's expert
+  const u8* weights;  // of the tile's expert
   const u8* from[kCopiesA];
-  i32 row[kCopiesB];       // K-major weights
+  i32 row[kCopiesB];  // K-major weights
   int n;
 
   MOEJIT_DEVICE void enter(const MoeArgs& a, const Tile& tile) {
@@ -74,7 +74,8 @@ struct StageFiller {
       const u32 r = static_cast<u32>(first + i * kRowsAtOnce);
       if (kBm80 % kRowsAtOnce != 0 && r >= kBm80) continue;
       const bool valid = from[i] != nullptr && piece < kPieces;
-      cp_async16(stage + r * 128 + ((column ^ (r & 7u)) << 4), valid ? from[i] + piece * 16 : source, valid);
+      cp_async16(stage + r * 128 + ((column ^ (r & 7u)) << 4),
+                 valid ? from[i] + piece * 16 : source, valid);
     }
     const u32 b = stage + kStageA80;
     if constexpr (!kTransposed) {
@@ -97,7 +98,8 @@ struct StageFiller {
         const int depth = k * kStageK80 + line;
         const int column_row = weight_row<kGateUp>(n, part * kPiece);
         const bool valid = column_row >= 0 && depth < kDepth;
-        const u8* p = valid ? weights + (static_cast<i64>(depth) * kRows + column_row) * kElement : weights;
+        const u8* p =
+            valid ? weights + (static_cast<i64>(depth) * kRows + column_row) * kElement : weights;
         cp_async16(b + line * (kBn80 * kElement) + ((part ^ (line & 7)) << 4), p, valid);
       }
     }

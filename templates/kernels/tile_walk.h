@@ -1,6 +1,6 @@
 // The order in which persistent blocks take output tiles: experts one after the other; within an
-// expert groups of kRaster row tiles; within a group column by column, so that blocks running at the
-// same time share weights in the L2 cache.
+// expert groups of kRaster row tiles; within a group column by column, so that blocks running at
+// the same time share weights in the L2 cache.
 #pragma once
 
 #include "kernels/plan.h"

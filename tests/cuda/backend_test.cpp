@@ -23,7 +23,8 @@ TEST(CudaBackend, UnknownArchListsTheKnownOnes) {
   const auto device = cuda_backend()->open("sm_42");
   ASSERT_FALSE(device.ok());
   EXPECT_EQ(device.status().code(), StatusCode::kNotFound);
-  EXPECT_NE(device.status().message().find("sm_90a"), std::string::npos) << device.status().message();
+  EXPECT_NE(device.status().message().find("sm_90a"), std::string::npos)
+      << device.status().message();
 }
 
 TEST(CudaBackend, CompileOnlyTargetNeitherLoadsNorAllocates) {
@@ -46,7 +47,10 @@ TEST(CudaBackend, GridFollowsTokensAndUnits) {
   EXPECT_EQ(cuda::grid_blocks({.fixed = 0, .per_token_num = 1, .per_token_den = 4}, 9, 132), 3);
   EXPECT_EQ(cuda::grid_blocks({.fixed = 0, .per_token_num = 1, .per_token_den = 4}, 0, 132), 1);
   EXPECT_EQ(cuda::grid_blocks({.fixed = 1 << 30, .per_unit_cap = 2}, 1, 132), 264);
-  EXPECT_EQ(cuda::grid_blocks({.fixed = 0, .per_token_num = 512, .per_token_den = 256, .per_unit_cap = 16}, 8, 132), 16);
+  EXPECT_EQ(
+      cuda::grid_blocks(
+          {.fixed = 0, .per_token_num = 512, .per_token_den = 256, .per_unit_cap = 16}, 8, 132),
+      16);
 }
 
 TEST(PtxasReport, WorstEntryCounts) {
@@ -61,7 +65,8 @@ TEST(PtxasReport, WorstEntryCounts) {
   EXPECT_EQ(report.shared_bytes, 1024);
   EXPECT_FALSE(report.serialized_wgmma);
   EXPECT_EQ(cuda::parse_ptxas_report("").registers, -1);
-  EXPECT_TRUE(cuda::parse_ptxas_report("warning (C7510): Potential Performance Loss").serialized_wgmma);
+  EXPECT_TRUE(
+      cuda::parse_ptxas_report("warning (C7510): Potential Performance Loss").serialized_wgmma);
 }
 
 TEST(CudaFamilies, EveryConfigHasALegalDefaultOnEveryArch) {
@@ -70,7 +75,8 @@ TEST(CudaFamilies, EveryConfigHasALegalDefaultOnEveryArch) {
     ASSERT_TRUE(device.ok());
     const Target& target = (*device)->info().target;
     std::vector<NamedConfig> configs = cuda_configs();
-    for (const ModelPreset& preset : model_presets()) configs.push_back({preset.name, preset.config});
+    for (const ModelPreset& preset : model_presets())
+      configs.push_back({preset.name, preset.config});
     for (const NamedConfig& c : configs) {
       int families_that_can = 0;
       for (const Family* family : families()) {
@@ -79,7 +85,8 @@ TEST(CudaFamilies, EveryConfigHasALegalDefaultOnEveryArch) {
         for (int64_t tokens : {1, 8, 64, 512, 8192}) {
           const Schedule schedule = family->default_schedule(c.config, target, tokens);
           const auto why = family->why_not(c.config, target, schedule);
-          EXPECT_FALSE(why) << arch << " " << c.name << " T=" << tokens << " " << schedule.to_json() << ": " << *why;
+          EXPECT_FALSE(why) << arch << " " << c.name << " T=" << tokens << " " << schedule.to_json()
+                            << ": " << *why;
           const RowCounts rows(static_cast<size_t>(c.config.total_experts()), 3);
           for (const PhaseWork& work : family->work(c.config, target, schedule, rows)) {
             EXPECT_GE(work.bytes, 0) << work.name;

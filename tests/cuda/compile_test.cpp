@@ -39,7 +39,9 @@ TEST_P(CudaCompile, DefaultsCompileWithoutSpills) {
       const KernelSource source = family->emit(c.config, target, schedule);
       EXPECT_EQ(source.text, family->emit(c.config, target, schedule).text);
       const auto binary = (*device)->compile(source);
-      ASSERT_TRUE(binary.ok()) << c.name << " " << schedule.to_json() << "\n" << binary.status().to_string() << "\n" << binary.status().log();
+      ASSERT_TRUE(binary.ok()) << c.name << " " << schedule.to_json() << "\n"
+                               << binary.status().to_string() << "\n"
+                               << binary.status().log();
       EXPECT_GT(binary->registers, 0);
       EXPECT_EQ(binary->spill_bytes, 0) << c.name << " " << schedule.to_json();
       EXPECT_LE(binary->shared_bytes, target.shared_bytes);
@@ -50,7 +52,9 @@ TEST_P(CudaCompile, DefaultsCompileWithoutSpills) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Archs, CudaCompile, ::testing::Values("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"),
+INSTANTIATE_TEST_SUITE_P(Archs, CudaCompile,
+                         ::testing::Values("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a",
+                                           "sm_120a"),
                          [](const auto& arch) { return std::string(arch.param); });
 
 TEST(CudaCompileErrors, LogAndSourceAreKept) {
@@ -79,7 +83,8 @@ TEST(CudaProbe, CompilesAndShowsAssembly) {
   const MoeConfig config = cuda_configs().front().config;
   const Family* family = find_family("cuda_stream");
   const Target& target = (*device)->info().target;
-  const auto text = (*device)->assembly(family->emit(config, target, family->default_schedule(config, target, 1)));
+  const auto text = (*device)->assembly(
+      family->emit(config, target, family->default_schedule(config, target, 1)));
   ASSERT_TRUE(text.ok()) << text.status().to_string();
   EXPECT_NE(text->find(".target sm_80"), std::string::npos);
   EXPECT_NE(text->find("mma.sync"), std::string::npos);

@@ -20,7 +20,8 @@ class CudaGpu : public ::testing::Test {
     const auto device = cuda_backend()->open("0");
     ASSERT_TRUE(device.ok()) << device.status().to_string();
     device_ = *device;
-    if (const auto compiler = device_->compiler(); !compiler.ok()) GTEST_SKIP() << compiler.status().message();
+    if (const auto compiler = device_->compiler(); !compiler.ok())
+      GTEST_SKIP() << compiler.status().message();
   }
   const Device* device_ = nullptr;
 };
@@ -35,15 +36,22 @@ TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
         const auto spec = RoutingSpec::parse(tokens == 5 ? "skip" : "zipf:1.1");
         auto load = Workload::make(*weights, *device_, *spec, tokens, 1, 3);
         ASSERT_TRUE(load.ok()) << load.status().to_string();
-        const Schedule schedule = family->default_schedule(c.config, device_->info().target, tokens);
+        const Schedule schedule =
+            family->default_schedule(c.config, device_->info().target, tokens);
         const KernelSource source = family->emit(c.config, device_->info().target, schedule);
         const auto binary = device_->compile(source);
         ASSERT_TRUE(binary.ok()) << binary.status().log();
         const auto module = device_->load(*binary, source);
         ASSERT_TRUE(module.ok()) << module.status().to_string();
-        ASSERT_TRUE((*load)->reserve_workspace(*device_, workspace_offset(source.workspace, source.workspace.size(), tokens)).ok());
-        const auto result = check_module(*device_, **module, **load, 0, expected_rows(**load, 0, 1e7));
-        ASSERT_TRUE(result.ok()) << c.name << " " << schedule.to_json() << " " << result.status().to_string();
+        ASSERT_TRUE(
+            (*load)
+                ->reserve_workspace(
+                    *device_, workspace_offset(source.workspace, source.workspace.size(), tokens))
+                .ok());
+        const auto result =
+            check_module(*device_, **module, **load, 0, expected_rows(**load, 0, 1e7));
+        ASSERT_TRUE(result.ok()) << c.name << " " << schedule.to_json() << " "
+                                 << result.status().to_string();
         EXPECT_EQ(result->problem, "") << c.name << " T=" << tokens << " " << schedule.to_json();
       }
     }

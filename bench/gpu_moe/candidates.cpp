@@ -1,0 +1,128 @@
+#include "candidates.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <map>
+#include <thread>
+
+#include "tuner/roofline.h"
+
+namespace moejit::gpu_bench {
+
+void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list) {
+  std::atomic<size_t> next{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
+    threads.emplace_back([&] {
+      for (size_t i; (i = next++) < list->size();) {
+        Built& b = (*list)[i];
+        b.source = b.family->emit(config, device.info().target, b.schedule);
+        b.binary = device.compile(b.source);
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+std::vector<Built> rank(const Device& device, const MoeConfig& config, const Arguments& args,
+                        const DeviceLimits& limits, const std::vector<RowCounts>& routings,
+                        int64_t tokens) {
+  std::vector<Built> list;
+  std::map<std::string, int> taken;
+  const auto take = [&](const Schedule& schedule) {
+    for (const Built& b : list) {
+      if (b.schedule == schedule) return;
+    }
+    Built b;
+    b.family = find_family(schedule.family);
+    b.schedule = schedule;
+    list.push_back(std::move(b));
+    ++taken[schedule.family];
+  };
+  const auto ranked = rank_schedules(config, device.info().target, limits, {routings.front()});
+  for (const RankedSchedule& r : ranked) {
+    if (static_cast<int>(list.size()) >= args.samples) break;
+    if (!args.family.empty() && args.family != r.schedule.family) continue;
+    if (r.predicted_s > 3 * ranked.front().predicted_s) break;
+    if (taken[r.schedule.family] < (args.samples + 1) / 2 || !args.family.empty()) take(r.schedule);
+  }
+  for (const auto& [name, count] : std::map<std::string, int>(taken)) {
+    if (count > 0) take(find_family(name)->default_schedule(config, device.info().target, tokens));
+  }
+  return list;
+}
+
+std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arguments& args,
+                        int64_t tokens, std::mt19937* random) {
+  std::vector<Built> list;
+  const Target& target = device.info().target;
+  for (size_t at = 0; at < args.schedule.size();) {
+    size_t end = args.schedule.find(';', at);
+    if (end == std::string::npos) end = args.schedule.size();
+    auto schedule = Schedule::from_json(args.schedule.substr(at, end - at));
+    at = end + 1;
+    const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
+    const auto why =
+        family != nullptr ? family->why_not(config, target, *schedule) : "not a schedule";
+    if (why) {
+      std::printf("%s\n", why->c_str());
+      continue;
+    }
+    Built b;
+    b.family = family;
+    b.schedule = *schedule;
+    list.push_back(std::move(b));
+  }
+  if (!args.schedule.empty()) return list;
+  const std::vector<Schedule> legal = legal_schedules(config, target);
+  for (const Family* family : families()) {
+    if (!args.family.empty() && args.family != family->name()) continue;
+    if (family->why_not(config, target)) continue;
+    std::vector<Schedule> chosen = {family->default_schedule(config, target, tokens)};
+    std::vector<Schedule> others;
+    for (const Schedule& s : legal) {
+      if (s.family == family->name() && !(s == chosen[0])) others.push_back(s);
+    }
+    std::shuffle(others.begin(), others.end(), *random);
+    for (size_t i = 0; i < others.size() && static_cast<int>(chosen.size()) < args.samples; ++i)
+      chosen.push_back(others[i]);
+    for (const Schedule& s : chosen) {
+      Built b;
+      b.family = family;
+      b.schedule = s;
+      list.push_back(std::move(b));
+    }
+  }
+  return list;
+}
+
+Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config,
+                                     int64_t tokens) {
+  const auto upload = [&](size_t count) -> Result<std::shared_ptr<void>> {
+    std::mt19937 random(9);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& v : values) v = normal(random);
+    auto buffer = device.allocate(count * 4);
+    if (buffer.ok())
+      MOEJIT_RETURN_IF_ERROR(device.copy_in(buffer->get(), values.data(), count * 4));
+    return buffer;
+  };
+  RouterBuffers buffers;
+  const size_t logits = static_cast<size_t>(tokens * config.num_experts),
+               pairs = static_cast<size_t>(tokens * config.top_k);
+  std::pair<std::shared_ptr<void>*, size_t> all[] = {
+      {&buffers.logits, logits},
+      {&buffers.bias, static_cast<size_t>(config.num_experts)},
+      {&buffers.ids, pairs},
+      {&buffers.weights, pairs}};
+  for (auto& [buffer, count] : all) {
+    auto made = upload(count);
+    if (!made.ok()) return made.status();
+    *buffer = *made;
+  }
+  return buffers;
+}
+
+}  // namespace moejit::gpu_bench

@@ -1,0 +1,60 @@
+// Which schedules gpu_moe builds, and what routed launches need.
+#pragma once
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+#include "generator/family.h"
+#include "moejit/tuning.h"
+
+namespace moejit::gpu_bench {
+
+using namespace moejit::internal;
+
+struct Arguments {
+  std::string verb, device = "cuda:0", layer, family, json, schedule, routing = "uniform";
+  std::vector<int64_t> tokens;
+  int samples = 3, repeats = 20;
+  double check_operations = 3e8;
+  bool entries = false, routed = false, best = false;
+};
+
+struct Built {
+  const Family* family = nullptr;
+  Schedule schedule;
+  KernelSource source;
+  Result<Binary> binary = Status(StatusCode::kInternal, "not compiled");
+};
+
+// Fills binary of every entry, on all cores.
+void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list);
+
+// What the model ranks best for these routings: `samples` schedules, at most half of them of one
+// family while others are left, and each family's default.
+std::vector<Built> rank(const Device& device, const MoeConfig& config, const Arguments& args,
+                        const DeviceLimits& limits, const std::vector<RowCounts>& routings,
+                        int64_t tokens);
+
+// The schedules of --schedule, else the default schedule of each family for `tokens` and `samples`
+// - 1 more of its legal ones.
+std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arguments& args,
+                        int64_t tokens, std::mt19937* random);
+
+// Logits and room for what the router writes, for launches with routing.
+struct RouterBuffers {
+  std::shared_ptr<void> logits, bias, ids, weights;
+  void apply(MoeArgs* a) const {
+    a->router_logits = logits.get();
+    a->correction_bias = static_cast<const float*>(bias.get());
+    a->topk_ids = static_cast<const int*>(ids.get());
+    a->topk_weights = static_cast<const float*>(weights.get());
+    a->logits_dtype = 0;
+    a->routed = 1;
+  }
+};
+Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config, int64_t tokens);
+
+}  // namespace moejit::gpu_bench
