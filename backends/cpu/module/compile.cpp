@@ -58,36 +58,15 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
                                      ": must be x86-64-v3, x86-64-v4 or x86-64-v4+bf16");
     return false;
   }
-  args = {"-triple",
-          "x86_64-unknown-linux-gnu",
-          request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj",
-          "-x",
-          "c++",
-          "-std=c++20",
+  args = {"-triple", "x86_64-unknown-linux-gnu",
+          request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj", "-x", "c++", "-std=c++20",
           // The templates unroll what must be unrolled; -O3 and the compiler's own unrolling cost
           // 60 % more time to compile and gave no faster kernel.
-          "-O2",
-          "-fno-unroll-loops",
-          "-vectorize-loops",
-          "-vectorize-slp",
-          "-mrelocation-model",
-          "pic",
-          "-pic-level",
-          "2",
-          "-fvisibility=hidden",
-          "-ffreestanding",
-          "-fno-builtin",
-          "-fno-rtti",
-          "-fno-threadsafe-statics",
-          "-ffp-contract=on",
-          "-mframe-pointer=none",
-          "-nostdsysteminc",
-          "-nobuiltininc",
-          "-disable-llvm-verifier",
-          "-discard-value-names",
-          "-fno-use-cxa-atexit",
-          "-Wall",
-          "-Wno-unused-function",
+          "-O2", "-fno-unroll-loops", "-vectorize-loops", "-vectorize-slp", "-mrelocation-model",
+          "pic", "-pic-level", "2", "-fvisibility=hidden", "-ffreestanding", "-fno-builtin",
+          "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=on", "-mframe-pointer=none",
+          "-nostdsysteminc", "-nobuiltininc", "-disable-llvm-verifier", "-discard-value-names",
+          "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function",
           "-Wno-unused-const-variable"};  // the constants of a config are one block for all
   args.insert(args.end(), arch->args.begin(), arch->args.end());
   for (uint32_t i = 0; i < request.num_options; ++i) {
