@@ -1,6 +1,7 @@
 // The whole layer on the CPU: moejit, oneDNN and the machine's limits in one run.
 //
-//   cpu_moe [--shapes NAME,...] [--tokens 1,8,32,128,512] [--routing uniform,zipf:1.2] [--threads N]
+//   cpu_moe [--shapes NAME,...] [--tokens 1,8,32,128,512] [--routing uniform,zipf:1.2] [--threads
+//   N]
 //           [--seconds S] [--tune] [--no-peer] [--format table|json|csv]
 //
 // Per point: the limits are probed before and after (their larger value counts: the bandwidth of a
@@ -211,7 +212,8 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
       const uint32_t bits = uint32_t{row[c]} << 16;
       float got;
       std::memcpy(&got, &bits, sizeof got);
-      const double want = expected.rows[r * static_cast<size_t>(shape.hidden) + static_cast<size_t>(c)];
+      const double want =
+          expected.rows[r * static_cast<size_t>(shape.hidden) + static_cast<size_t>(c)];
       difference += (got - want) * (got - want);
       norm += want * want;
     }
@@ -224,7 +226,6 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
   Status failed;
   double spent = 0;
   for (int i = 0; i < num_routings || spent < arguments_.seconds; ++i) {
-
     // Short launches: an untimed one first, as in decoding, where the threads are awake.
     const bool is_short = tokens <= 8;
     if (is_short) failed = launch(i + 1);
@@ -237,10 +238,10 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
       const auto a = load.args(i);
       const auto b = load.args(i + 1);
       if (is_short) peer_->run(tokens, b.x, b.topk_ids, b.topk_weights, b.out);
-      peer.push_back(seconds_of(
-          [&] { peer_->run(tokens, a.x, a.topk_ids, a.topk_weights, a.out); }));
+      peer.push_back(
+          seconds_of([&] { peer_->run(tokens, a.x, a.topk_ids, a.topk_weights, a.out); }));
       // The peer's threads wait actively for a while: not on moejit's time.
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
 #endif
     if (i >= 2000 || spent > 4 * arguments_.seconds) break;
@@ -270,10 +271,11 @@ Status Runner::point(const Shape& shape, const moejit::Kernel& kernel, const std
 int main(int argc, char** argv) {
   Arguments arguments;
   if (!parse(argc, argv, &arguments)) {
-    std::fprintf(stderr,
-                 "usage: cpu_moe [--shapes NAME,...] [--tokens 1,8,...] [--routing uniform,zipf:1.2]\n"
-                 "               [--threads N] [--seconds S] [--tune] [--no-peer] "
-                 "[--format table|json|csv]\n");
+    std::fprintf(
+        stderr,
+        "usage: cpu_moe [--shapes NAME,...] [--tokens 1,8,...] [--routing uniform,zipf:1.2]\n"
+        "               [--threads N] [--seconds S] [--tune] [--no-peer] "
+        "[--format table|json|csv]\n");
     return 2;
   }
   const auto device = moejit::internal::open_device("cpu", arguments.threads);

@@ -31,7 +31,8 @@ inline float fast_exp(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  const float p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166665f + r * (0.0416695f + r * 0.008369f))));
+  const float p =
+      1.0f + r * (1.0f + r * (0.5f + r * (0.166665f + r * (0.0416695f + r * 0.008369f))));
   int32_t bits;
   std::memcpy(&bits, &shifted, 4);
   const int32_t scale = (bits - 0x4b400000 + 127) << 23;
@@ -41,19 +42,21 @@ inline float fast_exp(float x) {
 }
 
 __attribute__((target_clones("avx512f", "avx2", "default"))) void swiglu_row(const float* gate,
-                                                                              const float* up,
-                                                                              int64_t n,
-                                                                              uint16_t* h) {
+                                                                             const float* up,
+                                                                             int64_t n,
+                                                                             uint16_t* h) {
   for (int64_t i = 0; i < n; ++i) h[i] = to_bf16(gate[i] / (1.0f + fast_exp(-gate[i])) * up[i]);
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) void add_row(const float* y, float weight,
-                                                                           int64_t n, float* acc) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) void add_row(const float* y,
+                                                                          float weight, int64_t n,
+                                                                          float* acc) {
   for (int64_t i = 0; i < n; ++i) acc[i] += weight * y[i];
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) void round_row(const float* acc, int64_t n,
-                                                                             uint16_t* out) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) void round_row(const float* acc,
+                                                                            int64_t n,
+                                                                            uint16_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = to_bf16(acc[i]);
 }
 
@@ -70,7 +73,8 @@ struct OneDnnLayer::State {
   std::vector<float> gates, first, second, acc;
   std::vector<uint16_t> gathered, h;
 
-  dnnl::matmul::primitive_desc describe(int64_t m, int64_t k, int64_t n, const memory::desc& weights) {
+  dnnl::matmul::primitive_desc describe(int64_t m, int64_t k, int64_t n,
+                                        const memory::desc& weights) {
     const memory::desc src({m, k}, Type::bf16, memory::format_tag::ab);
     const memory::desc dst({m, n}, Type::f32, memory::format_tag::ab);
 #if DNNL_VERSION_MAJOR >= 3

@@ -12,7 +12,8 @@ namespace moejit_bench {
 
 // Per touched expert: gather, product by w13, SiLU and product of gate and up, product by w2; then
 // the weighted sum over experts. Weights are reordered into the layout that the library asks for,
-// and primitives are created, before anything is timed. bf16, gated SiLU, no bias. One thread at a time.
+// and primitives are created, before anything is timed. bf16, gated SiLU, no bias. One thread at a
+// time.
 class OneDnnLayer {
  public:
   static std::string version();

@@ -9,16 +9,18 @@
 namespace moejit::internal {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // What templates/cpu/simd.h derives from target and dtype.
 struct Shape {
   bool wide = false;        // 512-bit vectors
   bool native_dot = false;  // bf16 dot products
   int64_t lanes = 8;
-  int64_t step = 8;         // elements of K that one instruction multiplies
+  int64_t step = 8;  // elements of K that one instruction multiplies
   int64_t tile_tokens = 3;
-  int64_t element = 4;      // bytes of an element of x and h in the kernel's memory
+  int64_t element = 4;  // bytes of an element of x and h in the kernel's memory
 };
 
 Shape shape_of(const MoeConfig& config, const Target& target) {
@@ -58,8 +60,8 @@ int64_t max_workers(const Target& target) {
 int64_t scratch_bytes(const MoeConfig& config, const Schedule& schedule) {
   if (!config.transposed) return 0;
   const int64_t element = size_of(config.dtype);
-  const int64_t gate_up = schedule.at("row_block") * (config.gated ? 2 : 1) *
-                          padded_bytes(config.hidden_size, element);
+  const int64_t gate_up =
+      schedule.at("row_block") * (config.gated ? 2 : 1) * padded_bytes(config.hidden_size, element);
   const int64_t down =
       schedule.at("column_block") * padded_bytes(config.intermediate_size, element);
   return std::max(gate_up, down);
@@ -80,7 +82,8 @@ std::vector<WorkspaceRegion> workspace(const MoeConfig& config, const Target& ta
        .bytes_per_token = ceil_div(kUnit * pairs, schedule.at("token_block"))},
       {.name = "tokens", .bytes_per_token = 4 * pairs},
       {.name = "weights", .bytes_per_token = 4 * pairs},
-      {.name = "x", .bytes_per_token = x_in_place ? 0 : padded_bytes(config.hidden_size, s.element)},
+      {.name = "x",
+       .bytes_per_token = x_in_place ? 0 : padded_bytes(config.hidden_size, s.element)},
       {.name = "h", .bytes_per_token = pairs * padded_bytes(config.intermediate_size, s.element)},
       {.name = "acc", .bytes_per_token = max_workers(target) * schedule.at("column_block") * 4},
       {.name = "scratch", .fixed_bytes = max_workers(target) * scratch_bytes(config, schedule)},
@@ -162,15 +165,16 @@ class CpuMoe : public Family {
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const Shape s = shape_of(config, target);
-    Schedule schedule{.family = name(),
-                      .params = {{"row_block", 16}, {"column_block", 32}, {"prefetch", 3}, {"stream_ahead", 4}}};
+    Schedule schedule{
+        .family = name(),
+        .params = {{"row_block", 16}, {"column_block", 32}, {"prefetch", 3}, {"stream_ahead", 4}}};
     // The block's rows of x keep to half of the L2.
     const bool fits = 60 * padded_bytes(config.hidden_size, s.element) <= target.l2_bytes * 5 / 8;
     schedule.params["token_block"] = fits ? 60 : 30;
     // Long runs of rows stream best, but every worker should get several tasks, however few experts
     // the tokens touch; where arithmetic dominates, small tasks balance better.
-    const int64_t experts = std::min<int64_t>(config.num_experts, tokens * config.top_k) +
-                            config.num_shared_experts;
+    const int64_t experts =
+        std::min<int64_t>(config.num_experts, tokens * config.top_k) + config.num_shared_experts;
     const bool streams = tokens * config.top_k <= 8 * int64_t{config.num_experts};
     for (int32_t block : {384, 128, 64, 16}) {
       schedule.params["row_block"] = block;
@@ -227,16 +231,18 @@ std::vector<PhaseWork> CpuMoe::work(const MoeConfig& config, const Target& targe
       gate_up.dot_flops += tile_flops(s, part, static_cast<double>(config.w13_rows()), H);
       const bool whole = part * I <= token_block * chunk;
       for (int64_t k = 0; k < I; k += whole ? I : chunk) {
-        down.dot_flops += tile_flops(s, part, static_cast<double>(H), whole ? I : std::min(chunk, I - k));
+        down.dot_flops +=
+            tile_flops(s, part, static_cast<double>(H), whole ? I : std::min(chunk, I - k));
       }
     }
   }
   const double h_bytes = static_cast<double>(pairs * I) * own;
-  const double tokens = static_cast<double>(pairs) /
-                        static_cast<double>(config.top_k + config.num_shared_experts);
+  const double tokens =
+      static_cast<double>(pairs) / static_cast<double>(config.top_k + config.num_shared_experts);
   // x and h come from a cache where they are small; each task reads them again.
   gate_up.bytes += tokens * static_cast<double>(H) * element;
-  gate_up.cache_bytes += static_cast<double>(pairs * H) * own * static_cast<double>(row_blocks) + h_bytes;
+  gate_up.cache_bytes +=
+      static_cast<double>(pairs * H) * own * static_cast<double>(row_blocks) + h_bytes;
   down.bytes += tokens * static_cast<double>(H) * element;
   down.cache_bytes += h_bytes * static_cast<double>(column_blocks);
   // A dozen operations and a division for the activation.
@@ -272,12 +278,13 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
   const auto constant = [](const char* name, int64_t value) {
     return std::string("constexpr long long ") + name + " = " + std::to_string(value) + ";\n";
   };
-  source.text = emit_constants(config, schedule) + "namespace moejit_cfg {\n" +
-                constant("kDownChunk", down_chunk(config, target, schedule)) +
-                constant("kMaxWorkers", max_workers(target)) +
-                constant("kScratchElements", scratch_bytes(config, schedule) / size_of(config.dtype)) +
-                "}  // namespace moejit_cfg\n" + emit_workspace(source.workspace) +
-                expand_template("cpu/moe.h");
+  source.text =
+      emit_constants(config, schedule) + "namespace moejit_cfg {\n" +
+      constant("kDownChunk", down_chunk(config, target, schedule)) +
+      constant("kMaxWorkers", max_workers(target)) +
+      constant("kScratchElements", scratch_bytes(config, schedule) / size_of(config.dtype)) +
+      "}  // namespace moejit_cfg\n" + emit_workspace(source.workspace) +
+      expand_template("cpu/moe.h");
 
   // Waking the other workers costs microseconds: not worth it for little work.
   const int64_t pair_bytes =

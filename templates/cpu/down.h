@@ -1,7 +1,7 @@
-// out = sum over a token's experts of weight * (h @ w2.T), one task: a block of columns of H for all
-// tokens and experts. A task owns its columns, so sums are kept in f32 and added in the order of
-// the experts: no y in memory, no combine, no atomics, and the same bits for any number of workers.
-// Every task costs the same, however the routing is skewed.
+// out = sum over a token's experts of weight * (h @ w2.T), one task: a block of columns of H for
+// all tokens and experts. A task owns its columns, so sums are kept in f32 and added in the order
+// of the experts: no y in memory, no combine, no atomics, and the same bits for any number of
+// workers. Every task costs the same, however the routing is skewed.
 #pragma once
 #include "plan.h"
 #include "stream.h"
@@ -14,10 +14,10 @@ constexpr int kColumnBlocks = (kHiddenSize + kSched_column_block - 1) / kSched_c
 
 // C tokens by four columns, over `length` elements of I.
 template <int C>
-static __attribute__((noinline)) void down_tile(const WElem* const* rows, const XElem* h, i64 length,
-                                                F4 bias, const int* tokens, const float* weights,
-                                                float* acc_out, const Ahead& ahead, int pass,
-                                                int passes) {
+static __attribute__((noinline)) void down_tile(const WElem* const* rows, const XElem* h,
+                                                i64 length, F4 bias, const int* tokens,
+                                                const float* weights, float* acc_out,
+                                                const Ahead& ahead, int pass, int passes) {
   Acc<C> acc;
   MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc.v[r][c] = F{};
@@ -35,7 +35,8 @@ static __attribute__((noinline)) void down_tile(const WElem* const* rows, const 
     MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
       const int c = 2 * g + j;
       if (c >= C) break;
-      F4 y = j == 0 ? __builtin_shufflevector(v, v, 0, 1, 2, 3) : __builtin_shufflevector(v, v, 4, 5, 6, 7);
+      F4 y = j == 0 ? __builtin_shufflevector(v, v, 0, 1, 2, 3)
+                    : __builtin_shufflevector(v, v, 4, 5, 6, 7);
       if constexpr (kBias) y += bias;
       if constexpr (!kWeightOnInput) y *= weights[c];
       float* to = acc_out + (i64)tokens[c] * kSched_column_block;
@@ -54,8 +55,10 @@ static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const*
     const float* weights = ws.weights + place;
     const XElem* h = ws.h + place * kHStride + k;
     switch (count) {
-#define MOEJIT_TILE(C) \
-  case C: down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, tiling.passes); break
+#define MOEJIT_TILE(C)                                                                     \
+  case C:                                                                                  \
+    down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, tiling.passes); \
+    break
       MOEJIT_TILE(1);
       MOEJIT_TILE(2);
       MOEJIT_TILE(3);
@@ -70,18 +73,19 @@ static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const*
   }
 }
 
-// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `following` is
-// where the weights are that come next, or null.
-static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin, i64 end,
-                      i64 k, i64 length, const WElem* scratch, float* acc, const char* following,
-                      const char* next_h, i64 next_h_bytes) {
+// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `following`
+// is where the weights are that come next, or null.
+static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin,
+                      i64 end, i64 k, i64 length, const WElem* scratch, float* acc,
+                      const char* following, const char* next_h, i64 next_h_bytes) {
   const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
   constexpr i64 kRowBytes = (i64)kIntermediateSize * sizeof(WElem);
   // The next unit's rows of h, a slice with every tile.
   const i64 slice = next_h_bytes / ((end - begin) / kTileRows) / 64 * 64 + 64;
   const char* h_end = next_h + next_h_bytes;
   for (i64 n = begin; n < end; n += kTileRows) {
-    for (const char* stop = next_h + slice < h_end ? next_h + slice : h_end; next_h < stop; next_h += 64) {
+    for (const char* stop = next_h + slice < h_end ? next_h + slice : h_end; next_h < stop;
+         next_h += 64) {
       prefetch(next_h);
     }
     const WElem* rows[kTileRows];
@@ -112,7 +116,8 @@ static __attribute__((noinline)) void down_stream(const MoeArgs* args, const Wor
   alignas(64) float sums[C * kSched_column_block];
   const XElem* hs[C];
   MOEJIT_UNROLL for (int c = 0; c < C; ++c) hs[c] = ws.h + (unit.first + c) * kHStride;
-  const WElem* rows = (const WElem*)args->w2 + (unit.expert * (i64)kHiddenSize + begin) * kIntermediateSize;
+  const WElem* rows =
+      (const WElem*)args->w2 + (unit.expert * (i64)kHiddenSize + begin) * kIntermediateSize;
   const i64 width = end - begin;
   if constexpr (kTransposed) {
     dot_rows<C, kIntermediateSize>(scratch, scratch_stride(kIntermediateSize), width,
@@ -155,8 +160,8 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
   for (i64 task = queue.take(); task >= 0; task = queue.take()) {
     const i64 next_task = queue.peek();
     const i64 begin = task * kSched_column_block;
-    const i64 end = begin + kSched_column_block < kHiddenSize ? begin + kSched_column_block
-                                                              : (i64)kHiddenSize;
+    const i64 end =
+        begin + kSched_column_block < kHiddenSize ? begin + kSched_column_block : (i64)kHiddenSize;
     for (i64 n = 0; n < tokens * kSched_column_block; n += kLanes) store<F>(acc + n, F{});
     for (i64 u = 0; u < units; ++u) {
       const Unit unit = ws.units[u];
@@ -167,14 +172,16 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
                             : (i64)kDownChunk;
       if constexpr (kTransposed) {
         if (u == 0 || ws.units[u - 1].expert != unit.expert) {
-          unpack((const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize + begin,
-                 kHiddenSize, kIntermediateSize, (int)(end - begin), scratch,
-                 scratch_stride(kIntermediateSize));
+          unpack(
+              (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize + begin,
+              kHiddenSize, kIntermediateSize, (int)(end - begin), scratch,
+              scratch_stride(kIntermediateSize));
         }
       }
       const char* next_h = (const char*)(ws.h + (unit.first + unit.count) * kHStride);
-      const i64 next_h_bytes =
-          chunk < kIntermediateSize || u + 1 >= units ? 0 : ws.units[u + 1].count * kHStride * (i64)sizeof(XElem);
+      const i64 next_h_bytes = chunk < kIntermediateSize || u + 1 >= units
+                                   ? 0
+                                   : ws.units[u + 1].count * kHStride * (i64)sizeof(XElem);
       for (i64 k = 0; k < kIntermediateSize; k += chunk) {
         const i64 length = k + chunk < kIntermediateSize ? chunk : kIntermediateSize - k;
         const char* following = nullptr;
@@ -189,15 +196,18 @@ static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* sc
                       next_task * kSched_column_block * kIntermediateSize * (i64)sizeof(WElem);
         }
         switch (unit.count <= stream_tokens<kIntermediateSize>() ? unit.count : 0) {
-#define MOEJIT_STREAM(C) \
-  case C: down_stream<C>(args, ws, unit, begin, end, scratch, acc, following); break
+#define MOEJIT_STREAM(C)                                                 \
+  case C:                                                                \
+    down_stream<C>(args, ws, unit, begin, end, scratch, acc, following); \
+    break
           MOEJIT_STREAM(1);
           MOEJIT_STREAM(2);
           MOEJIT_STREAM(3);
           MOEJIT_STREAM(4);
 #undef MOEJIT_STREAM
           default:
-            down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following, next_h, next_h_bytes);
+            down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following, next_h,
+                      next_h_bytes);
         }
       }
     }

@@ -99,8 +99,10 @@ static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows
     const float* weights = ws.weights + place;
     XElem* h = ws.h + place * kHStride + i;
     switch (count) {
-#define MOEJIT_TILE(C) \
-  case C: gate_up_tile<C>(rows, x, x_stride, tokens, weights, h, ahead, pass, tiling.passes); break
+#define MOEJIT_TILE(C)                                                                  \
+  case C:                                                                               \
+    gate_up_tile<C>(rows, x, x_stride, tokens, weights, h, ahead, pass, tiling.passes); \
+    break
       MOEJIT_TILE(1);
       MOEJIT_TILE(2);
       MOEJIT_TILE(3);
@@ -115,8 +117,8 @@ static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows
   }
 }
 
-// Unpacks columns [begin, end) of I of a transposed w13 into `to`, in the order of memory; scratch_row
-// says which row is gate or up i.
+// Unpacks columns [begin, end) of I of a transposed w13 into `to`, in the order of memory;
+// scratch_row says which row is gate or up i.
 static void unpack_w13(const WElem* expert, i64 begin, i64 end, WElem* to) {
   constexpr i64 kStride = scratch_stride(kHiddenSize);
   const int columns = (int)(end - begin);
@@ -126,8 +128,8 @@ static void unpack_w13(const WElem* expert, i64 begin, i64 end, WElem* to) {
     unpack(expert + 2 * begin, kW13Rows, kHiddenSize, 2 * columns, to, kStride);
   } else {
     unpack(expert + begin, kW13Rows, kHiddenSize, columns, to, kStride);
-    unpack(expert + begin + kIntermediateSize, kW13Rows, kHiddenSize, columns, to + columns * kStride,
-           kStride);
+    unpack(expert + begin + kIntermediateSize, kW13Rows, kHiddenSize, columns,
+           to + columns * kStride, kStride);
   }
 }
 MOEJIT_INLINE i64 scratch_row(i64 i, int part, i64 begin, i64 end) {
@@ -158,7 +160,8 @@ static __attribute__((noinline)) void gate_up_stream(const Workspace& ws, const 
     return begin + j * (i64)kIntermediateSize;
   };
   for (i64 j = 0; j < kRuns; ++j) {
-    const char* following = j + 1 < kRuns ? (const char*)(expert + run_begin(j + 1) * kHiddenSize) : next;
+    const char* following =
+        j + 1 < kRuns ? (const char*)(expert + run_begin(j + 1) * kHiddenSize) : next;
     if constexpr (kTransposed) {
       constexpr i64 kStride = scratch_stride(kHiddenSize);
       const WElem* rows = scratch + j * run * kStride;
@@ -229,14 +232,18 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, in
     if constexpr (kTransposed) unpack_w13(expert, begin, end, scratch);
     if (unit.count <= stream_tokens<kHiddenSize>()) {
       const bool more = next_task >= 0;
-      const i64 next_row = more ? w13_row(next_task % kRowBlocks * kSched_row_block, kGated && kUpFirst) : 0;
+      const i64 next_row =
+          more ? w13_row(next_task % kRowBlocks * kSched_row_block, kGated && kUpFirst) : 0;
       const char* next =
-          (const char*)(more ? w13 + ws.units[next_task / kRowBlocks].expert * kExpert + next_row * kHiddenSize
+          (const char*)(more ? w13 + ws.units[next_task / kRowBlocks].expert * kExpert +
+                                   next_row * kHiddenSize
                              : expert);
       const WElem* bias = kBias ? b13 + unit.expert * kW13Rows : nullptr;
       switch (unit.count) {
-#define MOEJIT_STREAM(C) \
-  case C: gate_up_stream<C>(ws, unit, expert, bias, scratch, begin, end, next); break
+#define MOEJIT_STREAM(C)                                                  \
+  case C:                                                                 \
+    gate_up_stream<C>(ws, unit, expert, bias, scratch, begin, end, next); \
+    break
         MOEJIT_STREAM(1);
         MOEJIT_STREAM(2);
         MOEJIT_STREAM(3);
@@ -251,7 +258,8 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, in
         const i64 element = kGated ? i + r % 2 : i + r;
         const int part = kGated ? r / 2 : 0;
         const i64 row = w13_row(element, part);
-        rows.w[r] = kTransposed ? scratch + scratch_row(element, part, begin, end) * scratch_stride(kHiddenSize)
+        rows.w[r] = kTransposed ? scratch + scratch_row(element, part, begin, end) *
+                                                scratch_stride(kHiddenSize)
                                 : expert + row * kHiddenSize;
         if constexpr (kBias) rows.bias[r] = E::to_f32<1>(b13 + unit.expert * kW13Rows + row)[0];
       }

@@ -7,7 +7,9 @@ namespace moejit_cpu {
 typedef int I8 __attribute__((vector_size(32)));
 typedef u32 U8 __attribute__((vector_size(32)));
 
-MOEJIT_INLINE F8 splat(float v) { return F8{} + v; }
+MOEJIT_INLINE F8 splat(float v) {
+  return F8{} + v;
+}
 
 // e^x. Cody-Waite reduction by ln 2, degree 6; scaled in two steps, so that results underflow and
 // overflow gradually and at the right arguments. NaN in, NaN out.
@@ -30,13 +32,17 @@ MOEJIT_INLINE F8 exp(F8 x) {
   return p * (F8)((half + 127) << 23) * (F8)((k - half + 127) << 23);
 }
 
-MOEJIT_INLINE F8 sigmoid(F8 x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+MOEJIT_INLINE F8 sigmoid(F8 x) {
+  return splat(1.0f) / (splat(1.0f) + exp(-x));
+}
 
-MOEJIT_INLINE F8 abs(F8 x) { return (F8)((U8)x & 0x7fffffff); }
+MOEJIT_INLINE F8 abs(F8 x) {
+  return (F8)((U8)x & 0x7fffffff);
+}
 
-// The normal distribution function, 0.5 * (1 + erf(x / sqrt 2)): half of erfc(a) for a = |x|/sqrt 2,
-// mirrored; erfc(a) = e^(-a*a) * t * P(t), t = 1 / (1 + 0.3 a), with P fitted by least squares to
-// 3e-8. The tail's relative error grows with a*a, to 3e-6 where the value is 1e-10.
+// The normal distribution function, 0.5 * (1 + erf(x / sqrt 2)): half of erfc(a) for a = |x|/sqrt
+// 2, mirrored; erfc(a) = e^(-a*a) * t * P(t), t = 1 / (1 + 0.3 a), with P fitted by least squares
+// to 3e-8. The tail's relative error grows with a*a, to 3e-6 where the value is 1e-10.
 MOEJIT_INLINE F8 normal_cdf(F8 x) {
   const F8 a = abs(x) * splat(0.70710678f);
   const F8 t = splat(1.0f) / (splat(1.0f) + splat(0.3f) * a);

@@ -5,12 +5,12 @@
 #include "route.h"
 
 extern "C" __attribute__((visibility("default"))) void moe_route(const moejit_abi::MoeArgs* args,
-                                                                  int worker, int workers) {
+                                                                 int worker, int workers) {
   moejit_cpu::route(args, worker, workers);
 }
 
 extern "C" __attribute__((visibility("default"))) void moe_prepare(const moejit_abi::MoeArgs* args,
-                                                                    int worker, int workers) {
+                                                                   int worker, int workers) {
   const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
   if (worker == 0) moejit_cpu::make_plan(args, ws);
   moejit_cpu::convert_x(args, ws, worker, workers);
@@ -18,17 +18,17 @@ extern "C" __attribute__((visibility("default"))) void moe_prepare(const moejit_
 
 // The workspace holds memory for kMaxWorkers workers; were there more, these do the work.
 extern "C" __attribute__((visibility("default"))) void moe_gate_up(const moejit_abi::MoeArgs* args,
-                                                                    int worker, int workers) {
+                                                                   int worker, int workers) {
   if (worker >= moejit_cfg::kMaxWorkers) return;
   const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
-  moejit_cpu::gate_up(args, ws, ws.scratch + worker * moejit_cfg::kScratchElements, worker, workers);
+  moejit_cpu::gate_up(args, ws, ws.scratch + worker * moejit_cfg::kScratchElements, worker,
+                      workers);
 }
 
 extern "C" __attribute__((visibility("default"))) void moe_down(const moejit_abi::MoeArgs* args,
-                                                                 int worker, int workers) {
+                                                                int worker, int workers) {
   if (worker >= moejit_cfg::kMaxWorkers) return;
   const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
-  moejit_cpu::down(args, ws,
-                   ws.acc + worker * args->num_tokens * moejit_cfg::kSched_column_block,
+  moejit_cpu::down(args, ws, ws.acc + worker * args->num_tokens * moejit_cfg::kSched_column_block,
                    ws.scratch + worker * moejit_cfg::kScratchElements, worker, workers);
 }

@@ -29,17 +29,21 @@ struct Plan {
   i64 expert_begin[kTotalExperts + 1];
 };
 
-// Tasks [0, total) for one worker: first those of its own range, in order, so that each worker reads
-// memory of its own in one stream; then those that are left of the others' ranges.
+// Tasks [0, total) for one worker: first those of its own range, in order, so that each worker
+// reads memory of its own in one stream; then those that are left of the others' ranges.
 class TaskQueue {
  public:
   TaskQueue(Counter* counters, i64 total, int worker, int workers)
-      : counters_(counters), total_(total), range_(worker),
-        workers_(workers < (int)kMaxWorkers ? workers : (int)kMaxWorkers), left_(workers_) {}
+      : counters_(counters),
+        total_(total),
+        range_(worker),
+        workers_(workers < (int)kMaxWorkers ? workers : (int)kMaxWorkers),
+        left_(workers_) {}
   // The next task, or -1.
   i64 take() {
     for (; left_ > 0; --left_, range_ = range_ + 1 < workers_ ? range_ + 1 : 0) {
-      const i64 task = begin(range_) + __atomic_fetch_add(&counters_[range_].taken, 1, __ATOMIC_RELAXED);
+      const i64 task =
+          begin(range_) + __atomic_fetch_add(&counters_[range_].taken, 1, __ATOMIC_RELAXED);
       if (task < begin(range_ + 1)) return task;
     }
     return -1;
@@ -75,14 +79,14 @@ MOEJIT_INLINE void* region(const MoeArgs* args, int index) {
 }
 
 MOEJIT_INLINE Workspace workspace_of(const MoeArgs* args) {
-  return {(Plan*)region(args, kRegion_plan),     (Unit*)region(args, kRegion_units),
-          (int*)region(args, kRegion_tokens),    (float*)region(args, kRegion_weights),
-          (XElem*)region(args, kRegion_x),       (XElem*)region(args, kRegion_h),
-          (float*)region(args, kRegion_acc),     (WElem*)region(args, kRegion_scratch)};
+  return {(Plan*)region(args, kRegion_plan),  (Unit*)region(args, kRegion_units),
+          (int*)region(args, kRegion_tokens), (float*)region(args, kRegion_weights),
+          (XElem*)region(args, kRegion_x),    (XElem*)region(args, kRegion_h),
+          (float*)region(args, kRegion_acc),  (WElem*)region(args, kRegion_scratch)};
 }
 
-// x can be used where it lies if its rows can be read a step at a time as they are. For a few tokens
-// the copy is not worth it even where the rows' stride makes them collide in the L1.
+// x can be used where it lies if its rows can be read a step at a time as they are. For a few
+// tokens the copy is not worth it even where the rows' stride makes them collide in the L1.
 constexpr bool kSameElement = sizeof(XElem) == sizeof(WElem);
 constexpr bool kAliasingStride = (i64)kHiddenSize * sizeof(WElem) % 1024 == 0;
 constexpr i64 kXStride = padded_stride(kHiddenSize);

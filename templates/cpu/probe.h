@@ -13,7 +13,7 @@ constexpr int kProbeAccumulators = kLanes == 16 ? 24 : 12;
 // Reads the `num_tokens` bytes at x (a multiple of 64 per worker is used), each worker its own
 // contiguous part, in one stream. Sums go to out[16 * worker], so that nothing is left out.
 extern "C" __attribute__((visibility("default"))) void probe_read(const moejit_abi::MoeArgs* args,
-                                                                   int worker, int workers) {
+                                                                  int worker, int workers) {
   using namespace moejit_cpu;
   const i64 lines = args->num_tokens / 64;
   const i64 begin = lines * worker / workers, end = lines * (worker + 1) / workers;
@@ -39,9 +39,10 @@ extern "C" __attribute__((visibility("default"))) void probe_read(const moejit_a
   ((u32*)args->out)[16 * worker] = total;
 }
 
-// `num_tokens` iterations of kProbeAccumulators dot products (or FMAs) on registers, by every worker.
+// `num_tokens` iterations of kProbeAccumulators dot products (or FMAs) on registers, by every
+// worker.
 extern "C" __attribute__((visibility("default"))) void probe_dot(const moejit_abi::MoeArgs* args,
-                                                                  int worker, int) {
+                                                                 int worker, int) {
   using namespace moejit_cpu;
   F acc[kProbeAccumulators];
   MOEJIT_UNROLL for (int a = 0; a < kProbeAccumulators; ++a) acc[a] = F{} + (float)a;

@@ -73,7 +73,8 @@ static void route_token(const float* logits, const float* correction, int* ids, 
     for (int g = 0; g < kNGroup; ++g) {
       Best top[kTop];
       int size = 0;
-      for (int e = g * kSize; e < (g + 1) * kSize; ++e) insert(top, size, order_key(selection[e]), e);
+      for (int e = g * kSize; e < (g + 1) * kSize; ++e)
+        insert(top, size, order_key(selection[e]), e);
       float value = selection[top[0].index];
       if (kHasCorrectionBias && kTop == 2) value += selection[top[kTop - 1].index];
       insert(groups, num_groups, order_key(value), g);
@@ -82,7 +83,8 @@ static void route_token(const float* logits, const float* correction, int* ids, 
     for (int g = 0; g < kTopkGroup; ++g) open[groups[g].index] = true;
     for (int g = 0; g < kNGroup; ++g) {
       if (!open[g]) continue;
-      for (int e = g * kSize; e < (g + 1) * kSize; ++e) insert(chosen, count, order_key(selection[e]), e);
+      for (int e = g * kSize; e < (g + 1) * kSize; ++e)
+        insert(chosen, count, order_key(selection[e]), e);
     }
   }
 

@@ -38,7 +38,8 @@ MOEJIT_INLINE void dot_row(const WElem* row, const XElem* const* x, i64 length, 
         __builtin_prefetch(ahead + at * (i64)sizeof(WElem), 0, 3);
       }
       const auto wv = Op::w(row + at);
-      MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc[j][c] = Op::dot(acc[j][c], wv, Op::x(x[c] + at));
+      MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc[j][c] =
+          Op::dot(acc[j][c], wv, Op::x(x[c] + at));
     }
   }
   for (; k + kStep <= length; k += kStep) {
@@ -78,8 +79,10 @@ MOEJIT_INLINE void dot_rows(const WElem* rows, i64 row_stride, i64 count, const 
       dot_row<C>(rows + (n + r) * row_stride, x, kLength, ahead, part[r]);
     }
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
-      const F8 y = fold_rows(fold(part[0][c]), fold(part[1][c]), fold(part[2][c]), fold(part[3][c]));
-      const F4 low = __builtin_shufflevector(y, y, 0, 2, 4, 6) + __builtin_shufflevector(y, y, 1, 3, 5, 7);
+      const F8 y =
+          fold_rows(fold(part[0][c]), fold(part[1][c]), fold(part[2][c]), fold(part[3][c]));
+      const F4 low =
+          __builtin_shufflevector(y, y, 0, 2, 4, 6) + __builtin_shufflevector(y, y, 1, 3, 5, 7);
       store<F4>(sums + c * stride + n, low);
     }
   }

@@ -21,7 +21,9 @@ struct Ahead {
 };
 
 // To the L2: the tiles to come would push this one out of the L1.
-MOEJIT_INLINE void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+MOEJIT_INLINE void prefetch(const char* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 // acc += w[r][k] . x[c][k] over k < length. The tile is one of several passes over the same rows:
 // the first one, two or four of them prefetch `ahead`, in address order, as DRAM likes it.
@@ -33,12 +35,18 @@ MOEJIT_INLINE void multiply(const WElem* const* w, const XElem* const* x, i64 le
   const i64 whole = length / kStep;
   const i64 quarter = (whole + 3) / 4;
   // log2 of the passes that prefetch; each of a pass's quarters has its own piece of a row.
-  const int split = kSched_prefetch == 0 ? 0 : passes >= 4 && kOne >= 4 ? 2 : passes >= 2 && kOne >= 2 ? 1 : 0;
+  const int split = kSched_prefetch == 0       ? 0
+                    : passes >= 4 && kOne >= 4 ? 2
+                    : passes >= 2 && kOne >= 2 ? 1
+                                               : 0;
   const int per_step = pass >> split || ahead.bytes == 0 ? 0 : kOne >> split;
   const i64 piece_bytes = ((ahead.bytes >> split) + 63) & ~63ll;
   i64 k = 0;
   for (int part = 0; part < 4; ++part) {
-    const i64 stop = (part == 3 ? whole : quarter * (part + 1) < whole ? quarter * (part + 1) : whole) * kStep;
+    const i64 stop = (part == 3                      ? whole
+                      : quarter * (part + 1) < whole ? quarter * (part + 1)
+                                                     : whole) *
+                     kStep;
     const int piece = part + 4 * pass;
     const char* next = ahead.row[(piece >> split) & 3] + (piece & ((1 << split) - 1)) * piece_bytes;
     for (; k < stop; k += kStep) {
@@ -66,7 +74,9 @@ MOEJIT_INLINE void multiply(const WElem* const* w, const XElem* const* x, i64 le
 
 // Horizontal sums, on 256 bits at any width: half of a 512-bit operation's cost once the upper half
 // is added. A tile's results come as vectors of two tokens: lane r * 2 + c.
-constexpr int groups_of(int tokens) { return (tokens + 1) / 2; }
+constexpr int groups_of(int tokens) {
+  return (tokens + 1) / 2;
+}
 
 MOEJIT_INLINE F8 fold(F v) {
 #ifdef __AVX512F__
@@ -101,7 +111,9 @@ MOEJIT_INLINE void reduce(const Acc<C>& acc, F8 (&out)[groups_of(C)]) {
 }
 
 // Lane r * 2 + c to c * 4 + r.
-MOEJIT_INLINE F8 by_token(F8 v) { return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7); }
+MOEJIT_INLINE F8 by_token(F8 v) {
+  return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
+}
 
 // Token tiles of a block: as few as can be, of sizes that differ by one at most.
 struct Tiling {

@@ -6,7 +6,8 @@
 namespace moejit_cpu {
 
 constexpr i64 kW13Rows = (i64)(kGated ? 2 : 1) * kIntermediateSize;
-constexpr int kTileI = kGated ? kTileRows / 2 : kTileRows;  // elements of I that a tile of rows gives
+constexpr int kTileI =
+    kGated ? kTileRows / 2 : kTileRows;  // elements of I that a tile of rows gives
 
 // Row of w13 (column, where transposed) that gives gate i or, with part 1, up i.
 constexpr i64 w13_row(i64 i, int part) {

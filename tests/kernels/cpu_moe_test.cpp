@@ -187,15 +187,15 @@ TEST(CpuRouterOrder, TiesAndNans) {
   config.router.scoring = moejit::Scoring::kSigmoid;
   config.router.renormalize = true;
   const float nan = __builtin_nanf("");
-  const std::vector<std::vector<float>> rows = {
-      {1, 1, 1, 1, 1, 1, 1},
-      {0, -0.0f, 0, 5, -0.0f, 0, 0},
-      {nan, 2, nan, 1, nan, 3, nan},
-      {nan, nan, nan, -__builtin_inff(), nan, 3, 4},
-      {-50, -60, -70, -80, 100, 90, 80}};
-  const std::vector<std::vector<int32_t>> want = {{0, 1, 2}, {3, 0, 1}, {5, 1, 3}, {6, 5, 3}, {4, 5, 6}};
-  Problem problem =
-      make_problem(config, {.tokens = 5, .routing = RoutingKind::kFromLogits, .poison_unused = false});
+  const std::vector<std::vector<float>> rows = {{1, 1, 1, 1, 1, 1, 1},
+                                                {0, -0.0f, 0, 5, -0.0f, 0, 0},
+                                                {nan, 2, nan, 1, nan, 3, nan},
+                                                {nan, nan, nan, -__builtin_inff(), nan, 3, 4},
+                                                {-50, -60, -70, -80, 100, 90, 80}};
+  const std::vector<std::vector<int32_t>> want = {
+      {0, 1, 2}, {3, 0, 1}, {5, 1, 3}, {6, 5, 3}, {4, 5, 6}};
+  Problem problem = make_problem(
+      config, {.tokens = 5, .routing = RoutingKind::kFromLogits, .poison_unused = false});
   for (size_t t = 0; t < rows.size(); ++t) {
     std::memcpy(problem.logits.as<float>() + t * 7, rows[t].data(), 7 * sizeof(float));
   }
@@ -204,7 +204,8 @@ TEST(CpuRouterOrder, TiesAndNans) {
     ASSERT_EQ(kernel.error(), "");
     ASSERT_EQ(kernel.run(&problem, /*routed=*/true), "");
     for (size_t t = 0; t < rows.size(); ++t) {
-      for (size_t k = 0; k < 3; ++k) EXPECT_EQ(problem.ids.as<int32_t>()[t * 3 + k], want[t][k]) << t;
+      for (size_t k = 0; k < 3; ++k)
+        EXPECT_EQ(problem.ids.as<int32_t>()[t * 3 + k], want[t][k]) << t;
     }
   }
 }

@@ -1,5 +1,5 @@
-// Compiles and runs one schedule of the CPU family on a problem, below the public API, so that every
-// target and schedule can be reached.
+// Compiles and runs one schedule of the CPU family on a problem, below the public API, so that
+// every target and schedule can be reached.
 #pragma once
 
 #include <memory>
@@ -25,8 +25,8 @@ class CpuKernel {
             const moejit::internal::Schedule& schedule);
 
   const std::string& error() const { return error_; }
-  // Launches with outputs and workspace full of NaN, the workspace in guarded memory. `routed`: from
-  // the problem's logits, with the ids and weights written to the problem's own buffers.
+  // Launches with outputs and workspace full of NaN, the workspace in guarded memory. `routed`:
+  // from the problem's logits, with the ids and weights written to the problem's own buffers.
   // Returns what went wrong beside the values, or "".
   std::string run(Problem* problem, bool routed = false) const;
 
