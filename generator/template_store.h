@@ -9,8 +9,8 @@
 namespace moejit::internal {
 
 // The text of templates/<path> with each `#include "..."` of another template replaced, once, by
-// that file's text; paths are relative to templates/. `#pragma once` lines are dropped. Asserts that
-// the file exists: the names come from code.
+// that file's text; paths are relative to templates/. `#pragma once` lines are dropped. Asserts
+// that the file exists: the names come from code.
 std::string expand_template(std::string_view path);
 
 // The same for several roots; a file included by two of them appears once.
