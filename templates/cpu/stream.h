@@ -23,7 +23,7 @@ constexpr int rows_ahead() {
 template <int C>
 MOEJIT_INLINE void dot_row(const WElem* row, const XElem* const* x, i64 length, const char* ahead,
                            F (&sum)[C]) {
-  constexpr int kChains = C == 1 ? 4 : C == 2 ? 2 : 1;
+  constexpr int kChains = C == 1 ? 4 : 2;
   constexpr i64 kBlock = kChains * kStep;
   F acc[kChains][C];
   MOEJIT_UNROLL for (int j = 0; j < kChains; ++j) {
