@@ -166,6 +166,11 @@ class CudaTile80 : public TileFamily {
                          "tile_n must give each of the " + std::to_string(warps_n) +
                              " warps along it a multiple of 32 columns");
     }
+    if (config.transposed && schedule.at("blocks") == 2 &&
+        schedule.at("tile_m") * schedule.at("tile_n") > 64 * 128) {
+      return gpu::refuse(schedule, "blocks",
+                         "a tile of more than 64 x 128 spills where the weights are transposed");
+    }
     return why_not_sizes(target, schedule);
   }
 
