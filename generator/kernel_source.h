@@ -52,11 +52,11 @@ int64_t workspace_offset(const std::vector<WorkspaceRegion>& regions, size_t ind
 struct TensorMapSpec {
   enum class Base : int32_t { kX = 0, kW13 = 1, kW2 = 2, kWorkspace = 3 };
   Base base = Base::kW13;
-  int32_t region = 0;            // kWorkspace: index of the region
+  int32_t region = 0;  // kWorkspace: index of the region
   int32_t element_bytes = 2;
-  std::vector<int64_t> dims;     // elements, innermost first; at most 3
-  int64_t rows_per_token = 0;    // added T times to dims[1]
-  std::vector<int32_t> box;      // elements; box[0] * element_bytes is 128
+  std::vector<int64_t> dims;   // elements, innermost first; at most 3
+  int64_t rows_per_token = 0;  // added T times to dims[1]
+  std::vector<int32_t> box;    // elements; box[0] * element_bytes is 128
 };
 
 struct KernelSource {
@@ -68,7 +68,7 @@ struct KernelSource {
   std::vector<Entry> entries;
   std::vector<WorkspaceRegion> workspace;
   std::vector<TensorMapSpec> tensor_maps;
-  int64_t rows_per_token = 1;   // CPU: K, by which Entry::serial_up_to is reckoned
+  int64_t rows_per_token = 1;  // CPU: K, by which Entry::serial_up_to is reckoned
 };
 
 }  // namespace moejit::internal

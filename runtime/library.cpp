@@ -8,7 +8,6 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "runtime/store_options.h"
-#include "runtime/store_options.h"
 #include "tuner/limits.h"
 #include "tuner/session.h"
 

@@ -89,48 +89,49 @@ constexpr unsigned kStreamNonBlocking = 1;
 constexpr unsigned kEventRecordExternal = 1;
 
 // One row per function: result name, exported symbol, parameters.
-#define MOEJIT_CUDA_FUNCTIONS(F)                                                                    \
-  F(cuInit, "cuInit", (unsigned))                                                                   \
-  F(cuDriverGetVersion, "cuDriverGetVersion", (int*))                                               \
-  F(cuGetErrorName, "cuGetErrorName", (CUresult, const char**))                                     \
-  F(cuGetErrorString, "cuGetErrorString", (CUresult, const char**))                                 \
-  F(cuDeviceGetCount, "cuDeviceGetCount", (int*))                                                   \
-  F(cuDeviceGet, "cuDeviceGet", (CUdevice*, int))                                                   \
-  F(cuDeviceGetName, "cuDeviceGetName", (char*, int, CUdevice))                                     \
-  F(cuDeviceGetAttribute, "cuDeviceGetAttribute", (int*, int, CUdevice))                            \
-  F(cuDeviceTotalMem, "cuDeviceTotalMem_v2", (size_t*, CUdevice))                                   \
-  F(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (CUcontext*, CUdevice))                   \
-  F(cuCtxGetCurrent, "cuCtxGetCurrent", (CUcontext*))                                               \
-  F(cuCtxGetDevice, "cuCtxGetDevice", (CUdevice*))                                                  \
-  F(cuCtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext))                                           \
-  F(cuCtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext*))                                            \
-  F(cuCtxSynchronize, "cuCtxSynchronize", ())                                                       \
-  F(cuMemAlloc, "cuMemAlloc_v2", (CUdeviceptr*, size_t))                                            \
-  F(cuMemFree, "cuMemFree_v2", (CUdeviceptr))                                                       \
-  F(cuMemcpyHtoD, "cuMemcpyHtoD_v2", (CUdeviceptr, const void*, size_t))                            \
-  F(cuMemcpyDtoH, "cuMemcpyDtoH_v2", (void*, CUdeviceptr, size_t))                                  \
-  F(cuModuleLoadData, "cuModuleLoadData", (CUmodule*, const void*))                                 \
-  F(cuModuleUnload, "cuModuleUnload", (CUmodule))                                                   \
-  F(cuModuleGetFunction, "cuModuleGetFunction", (CUfunction*, CUmodule, const char*))               \
-  F(cuFuncSetAttribute, "cuFuncSetAttribute", (CUfunction, int, int))                               \
-  F(cuLaunchKernelEx, "cuLaunchKernelEx", (const CUlaunchConfig*, CUfunction, void**, void**))      \
-  F(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled",                                               \
-    (CUtensorMap*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*,         \
-     const uint32_t*, int, int, int, int))                                                          \
-  F(cuStreamCreate, "cuStreamCreate", (CUstream*, unsigned))                                        \
-  F(cuStreamDestroy, "cuStreamDestroy_v2", (CUstream))                                              \
-  F(cuStreamSynchronize, "cuStreamSynchronize", (CUstream))                                         \
-  F(cuStreamIsCapturing, "cuStreamIsCapturing", (CUstream, int*))                                   \
-  F(cuStreamBeginCapture, "cuStreamBeginCapture_v2", (CUstream, int))                               \
-  F(cuStreamEndCapture, "cuStreamEndCapture", (CUstream, CUgraph*))                                 \
-  F(cuThreadExchangeStreamCaptureMode, "cuThreadExchangeStreamCaptureMode", (int*))                 \
-  F(cuGraphInstantiate, "cuGraphInstantiateWithFlags", (CUgraphExec*, CUgraph, unsigned long long)) \
-  F(cuGraphLaunch, "cuGraphLaunch", (CUgraphExec, CUstream))                                        \
-  F(cuGraphExecDestroy, "cuGraphExecDestroy", (CUgraphExec))                                        \
-  F(cuGraphDestroy, "cuGraphDestroy", (CUgraph))                                                    \
-  F(cuEventCreate, "cuEventCreate", (CUevent*, unsigned))                                           \
-  F(cuEventDestroy, "cuEventDestroy_v2", (CUevent))                                                 \
-  F(cuEventRecordWithFlags, "cuEventRecordWithFlags", (CUevent, CUstream, unsigned))                \
+#define MOEJIT_CUDA_FUNCTIONS(F)                                                               \
+  F(cuInit, "cuInit", (unsigned))                                                              \
+  F(cuDriverGetVersion, "cuDriverGetVersion", (int*))                                          \
+  F(cuGetErrorName, "cuGetErrorName", (CUresult, const char**))                                \
+  F(cuGetErrorString, "cuGetErrorString", (CUresult, const char**))                            \
+  F(cuDeviceGetCount, "cuDeviceGetCount", (int*))                                              \
+  F(cuDeviceGet, "cuDeviceGet", (CUdevice*, int))                                              \
+  F(cuDeviceGetName, "cuDeviceGetName", (char*, int, CUdevice))                                \
+  F(cuDeviceGetAttribute, "cuDeviceGetAttribute", (int*, int, CUdevice))                       \
+  F(cuDeviceTotalMem, "cuDeviceTotalMem_v2", (size_t*, CUdevice))                              \
+  F(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (CUcontext*, CUdevice))              \
+  F(cuCtxGetCurrent, "cuCtxGetCurrent", (CUcontext*))                                          \
+  F(cuCtxGetDevice, "cuCtxGetDevice", (CUdevice*))                                             \
+  F(cuCtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext))                                      \
+  F(cuCtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext*))                                       \
+  F(cuCtxSynchronize, "cuCtxSynchronize", ())                                                  \
+  F(cuMemAlloc, "cuMemAlloc_v2", (CUdeviceptr*, size_t))                                       \
+  F(cuMemFree, "cuMemFree_v2", (CUdeviceptr))                                                  \
+  F(cuMemcpyHtoD, "cuMemcpyHtoD_v2", (CUdeviceptr, const void*, size_t))                       \
+  F(cuMemcpyDtoH, "cuMemcpyDtoH_v2", (void*, CUdeviceptr, size_t))                             \
+  F(cuModuleLoadData, "cuModuleLoadData", (CUmodule*, const void*))                            \
+  F(cuModuleUnload, "cuModuleUnload", (CUmodule))                                              \
+  F(cuModuleGetFunction, "cuModuleGetFunction", (CUfunction*, CUmodule, const char*))          \
+  F(cuFuncSetAttribute, "cuFuncSetAttribute", (CUfunction, int, int))                          \
+  F(cuLaunchKernelEx, "cuLaunchKernelEx", (const CUlaunchConfig*, CUfunction, void**, void**)) \
+  F(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled",                                          \
+    (CUtensorMap*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*,    \
+     const uint32_t*, int, int, int, int))                                                     \
+  F(cuStreamCreate, "cuStreamCreate", (CUstream*, unsigned))                                   \
+  F(cuStreamDestroy, "cuStreamDestroy_v2", (CUstream))                                         \
+  F(cuStreamSynchronize, "cuStreamSynchronize", (CUstream))                                    \
+  F(cuStreamIsCapturing, "cuStreamIsCapturing", (CUstream, int*))                              \
+  F(cuStreamBeginCapture, "cuStreamBeginCapture_v2", (CUstream, int))                          \
+  F(cuStreamEndCapture, "cuStreamEndCapture", (CUstream, CUgraph*))                            \
+  F(cuThreadExchangeStreamCaptureMode, "cuThreadExchangeStreamCaptureMode", (int*))            \
+  F(cuGraphInstantiate, "cuGraphInstantiateWithFlags",                                         \
+    (CUgraphExec*, CUgraph, unsigned long long))                                               \
+  F(cuGraphLaunch, "cuGraphLaunch", (CUgraphExec, CUstream))                                   \
+  F(cuGraphExecDestroy, "cuGraphExecDestroy", (CUgraphExec))                                   \
+  F(cuGraphDestroy, "cuGraphDestroy", (CUgraph))                                               \
+  F(cuEventCreate, "cuEventCreate", (CUevent*, unsigned))                                      \
+  F(cuEventDestroy, "cuEventDestroy_v2", (CUevent))                                            \
+  F(cuEventRecordWithFlags, "cuEventRecordWithFlags", (CUevent, CUstream, unsigned))           \
   F(cuEventElapsedTime, "cuEventElapsedTime", (float*, CUevent, CUevent))
 
 }  // namespace moejit::internal::cuda

@@ -1,8 +1,8 @@
 // The engine: runs the entries of one launch on fibers, once, under one policy of timing.
 //
 // One launch at a time in a process (launch_mutex), on the calling thread, so every run is
-// deterministic. A finding abandons all fibers: kernels hold nothing that needs a destructor, and of
-// the engine's own a few kilobytes on their stacks are lost.
+// deterministic. A finding abandons all fibers: kernels hold nothing that needs a destructor, and
+// of the engine's own a few kilobytes on their stacks are lost.
 #pragma once
 
 #include <array>
