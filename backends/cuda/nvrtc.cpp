@@ -137,7 +137,7 @@ Result<const Nvrtc*> Nvrtc::open() {
     return Status(
         StatusCode::kUnavailable,
         "NVRTC not found (libnvrtc.so.13 or .12): install the CUDA toolkit or `pip install "
-        "nvidia-cuda-nvrtc`, or set MOEJIT_NVRTC to the library",
+        "nvidia-cuda-nvrtc`, or set MOEJIT_NVRTC_PATH to the library",
         library.status().message());
   }
   auto* nvrtc = new Nvrtc;

@@ -27,8 +27,8 @@ PtxasReport parse_ptxas_report(const std::string& log);
 
 class Nvrtc {
  public:
-  // Opened on the first call: MOEJIT_NVRTC, else the loader's search for versions 13 and 12, else
-  // the places where toolkits and pip packages put it. kUnavailable names what to install.
+  // Opened on the first call: MOEJIT_NVRTC_PATH, else the loader's search for versions 13 and 12,
+  // else the places where toolkits and pip packages put it. kUnavailable names what to install.
   static const Result<const Nvrtc*>& get();
 
   int version() const { return major_ * 1000 + minor_ * 10; }
