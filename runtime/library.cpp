@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/hash.h"
+#include "base/json_util.h"
 #include "base/log.h"
 #include "runtime/store_options.h"
 #include "tuner/limits.h"
@@ -13,15 +14,6 @@
 
 namespace moejit::internal {
 namespace {
-
-std::string json_string(const std::string& text) {
-  std::string out = "\"";
-  for (char c : text) {
-    if (c == '"' || c == '\\') out.push_back('\\');
-    if (static_cast<unsigned char>(c) >= 0x20) out.push_back(c);
-  }
-  return out + "\"";
-}
 
 const char* backend_name(BackendKind kind) {
   switch (kind) {

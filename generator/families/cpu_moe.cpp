@@ -290,6 +290,7 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
   const int64_t pair_bytes =
       (config.w13_rows() + config.intermediate_size) * config.hidden_size * size_of(config.dtype);
   const int64_t serial = (int64_t{96} << 10) / pair_bytes;
+  source.rows_per_token = config.top_k + config.num_shared_experts;
   source.entries = {
       Entry{.name = "moe_route", .when = When::kRouted, .grid = {}, .serial_up_to = 64},
       Entry{.name = "moe_prepare", .grid = {}, .serial_up_to = 64},
