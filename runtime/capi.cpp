@@ -189,6 +189,7 @@ Status read_options(const moejit_options* given, moejit::Options* out) {
   out->tune_budget_s = o.tune_budget_s;
   if (o.cache_path != nullptr) out->cache_path = o.cache_path;
   out->num_threads = o.num_threads;
+  out->stream = o.stream;
   return Status();
 }
 

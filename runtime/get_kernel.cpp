@@ -187,6 +187,11 @@ Result<Kernel> make_kernel(const MoeConfig& config, const Options& options) {
   MOEJIT_RETURN_IF_ERROR(check_options(config, options));
   auto device = internal::open_device(options.device, options.num_threads);
   if (!device.ok()) return device.status();
+  if ((*device)->is_capturing(options.stream)) {
+    return Status(StatusCode::kNotReady,
+                  "a graph is being captured on " + (*device)->info().name +
+                      ", and the kernel is not there yet: call get_kernel before the capture");
+  }
   const std::vector<int64_t> tokens = bucket_tokens(options);
   if (options.policy == Policy::kTune) {
     TuneRequest request;
@@ -269,6 +274,12 @@ Status supports(const MoeConfig& config, const std::string& device) {
   std::string all;
   for (const std::string& reason : why) all += (all.empty() ? "" : "; ") + reason;
   return {StatusCode::kUnsupported, all};
+}
+
+bool Options::operator==(const Options& other) const {
+  return device == other.device && max_tokens == other.max_tokens && tokens == other.tokens &&
+         policy == other.policy && tune_budget_s == other.tune_budget_s &&
+         cache_path == other.cache_path && num_threads == other.num_threads;
 }
 
 const char* version() {

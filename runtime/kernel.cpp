@@ -1,6 +1,7 @@
 // The launch path: check, pick the bucket, hand over. Nothing here compiles, allocates, locks or
 // synchronises (strict mode apart).
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "runtime/state.h"
@@ -92,6 +93,27 @@ Status check_ids(const Kernel::State& state, const LaunchArgs& args) {
   return {};
 }
 
+// On the first launch of a handle, and on every strict one.
+Status check_places(const Kernel::State& state, const moejit_abi::MoeArgs& args, bool again) {
+  if (!again && state.pointers_checked.load(std::memory_order_relaxed)) return {};
+  const std::pair<const char*, const void*> fields[] = {{"x", args.x},
+                                                        {"w13", args.w13},
+                                                        {"w2", args.w2},
+                                                        {"b13", args.b13},
+                                                        {"b2", args.b2},
+                                                        {"topk_ids", args.topk_ids},
+                                                        {"topk_weights", args.topk_weights},
+                                                        {"router_logits", args.router_logits},
+                                                        {"correction_bias", args.correction_bias},
+                                                        {"out", args.out},
+                                                        {"workspace", args.workspace}};
+  for (const auto& [field, pointer] : fields) {
+    if (pointer != nullptr) MOEJIT_RETURN_IF_ERROR(state.device->check_pointer(field, pointer));
+  }
+  state.pointers_checked.store(true, std::memory_order_relaxed);
+  return {};
+}
+
 }  // namespace
 
 const LaunchPlan& Kernel::State::plan_for(int64_t tokens) const {
@@ -109,7 +131,6 @@ Status Kernel::launch(const LaunchArgs& args, void* stream) const {
   const LaunchPlan& plan = state_->plan_for(args.num_tokens);
   MOEJIT_RETURN_IF_ERROR(
       check_workspace(state_->config, plan, args.num_tokens, args.workspace_size));
-  if (args.strict) MOEJIT_RETURN_IF_ERROR(check_ids(*state_, args));
   moejit_abi::MoeArgs abi{};
   abi.x = args.x;
   abi.w13 = args.w13;
@@ -121,6 +142,8 @@ Status Kernel::launch(const LaunchArgs& args, void* stream) const {
   abi.out = args.out;
   abi.workspace = args.workspace;
   abi.num_tokens = args.num_tokens;
+  MOEJIT_RETURN_IF_ERROR(check_places(*state_, abi, args.strict));
+  if (args.strict) MOEJIT_RETURN_IF_ERROR(check_ids(*state_, args));
   return plan.module->launch(abi, stream);
 }
 
@@ -158,6 +181,7 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   abi.workspace = args.workspace;
   abi.num_tokens = args.num_tokens;
   abi.routed = 1;
+  MOEJIT_RETURN_IF_ERROR(check_places(*state_, abi, false));
   return plan.module->launch(abi, stream);
 }
 

@@ -154,11 +154,6 @@ Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeCo
       return Status(StatusCode::kNotReady, "policy frozen: the cache has no binary for schedule " +
                                                schedule.to_json() + "; tune or prepare it first");
     }
-    if (device.is_capturing(nullptr)) {
-      return Status(StatusCode::kNotReady,
-                    "a graph is being captured and schedule " + schedule.to_json() +
-                        " is not compiled yet: call get_kernel before the capture");
-    }
     auto binary = device.compile(built.source);
     if (!binary.ok()) return binary.status();
     return to_stored(device, config, schedule, std::move(*binary));

@@ -1,6 +1,7 @@
 // What a Kernel handle points to. Immutable after get_kernel.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,9 @@ struct Kernel::State {
   const internal::Device* device = nullptr;
   std::string device_name;
   int64_t max_tokens = 0;
+  // Where pointers lie is asked on a handle's first good launch only: whoever passes host pointers
+  // to a GPU does so from the start.
+  mutable std::atomic<bool> pointers_checked{false};
   std::vector<internal::LaunchPlan> plans;  // ascending by `upper`; the last one's is max_tokens
 
   const internal::LaunchPlan& plan_for(int64_t tokens) const;

@@ -1,6 +1,7 @@
 #include "backends/cuda/cuda_device.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "backends/cuda/cuda_module.h"
 #include "backends/cuda/nvrtc.h"
@@ -78,6 +79,7 @@ Result<std::unique_ptr<const CudaDevice>> CudaDevice::open(const Driver& api, in
   target.l2_bytes = attribute(kAttrL2Bytes);
   target.shared_bytes = attribute(kAttrSharedPerBlockOptin);
   target.registers = attribute(kAttrRegistersPerMultiprocessor);
+  device->pageable_ = attribute(kAttrPageableMemoryAccess) != 0;
   // Silicon facts only: products that differ in none of these behave alike.
   info.identity =
       "{\"arch\":\"" + target.arch +
@@ -190,6 +192,7 @@ Result<std::shared_ptr<void>> CudaDevice::allocate(size_t bytes) const {
   MOEJIT_RETURN_IF_ERROR(need_device());
   ScopedContext scope(*api_, device_, primary_);
   MOEJIT_RETURN_IF_ERROR(scope.status());
+  const RelaxedCapture relaxed(*api_);
   CUdeviceptr pointer = 0;
   if (const CUresult r = api_->cuMemAlloc(&pointer, std::max<size_t>(bytes, 1)); r != kSuccess) {
     return failure(*api_, r, info_.name + ": allocating " + std::to_string(bytes) + " bytes");
@@ -233,8 +236,23 @@ bool CudaDevice::is_capturing(Stream stream) const {
   if (api_ == nullptr) return false;
   ScopedContext scope(*api_, device_, primary_);
   int capturing = 0;
-  return api_->cuStreamIsCapturing(static_cast<CUstream>(stream), &capturing) == kSuccess &&
-         capturing != 0;
+  const CUresult r = api_->cuStreamIsCapturing(static_cast<CUstream>(stream), &capturing);
+  // The default stream answers with this error while a stream that waits for it is captured.
+  return r == kErrorStreamCaptureImplicit || (r == kSuccess && capturing != 0);
+}
+
+Status CudaDevice::check_pointer(const char* field, const void* pointer) const {
+  if (api_ == nullptr || pageable_) return {};
+  ScopedContext scope(*api_, device_, primary_);
+  MOEJIT_RETURN_IF_ERROR(scope.status());
+  unsigned type = 0;
+  const CUresult r = api_->cuPointerGetAttribute(&type, kPointerMemoryType,
+                                                 reinterpret_cast<CUdeviceptr>(pointer));
+  if (r != kErrorInvalidValue) return {};
+  char address[32];
+  std::snprintf(address, sizeof address, "%p", pointer);
+  return invalid_argument(std::string(field) + " = " + address + ": is not memory that " +
+                          info_.name + " can reach; allocate it on the device");
 }
 
 }  // namespace moejit::internal::cuda

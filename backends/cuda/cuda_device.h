@@ -26,6 +26,7 @@ class CudaDevice : public Device {
   Result<std::vector<double>> time(const std::function<Status(int, Stream)>& body,
                                    int repeats) const override;
   bool is_capturing(Stream stream) const override;
+  Status check_pointer(const char* field, const void* pointer) const override;
 
  private:
   Status need_device() const;
@@ -33,6 +34,7 @@ class CudaDevice : public Device {
   const Driver* api_ = nullptr;  // null: compile-only
   CUdevice device_ = 0;
   CUcontext primary_ = nullptr;
+  bool pageable_ = false;  // reads any host memory, too
   DeviceInfo info_;
 };
 

@@ -47,6 +47,7 @@ CudaModule::~CudaModule() {
 Result<const CudaModule::Loaded*> CudaModule::load_into(CUcontext context) const {
   auto loaded = std::make_unique<Loaded>();
   loaded->context = context;
+  const RelaxedCapture relaxed(api_);
   if (const CUresult result = api_.cuModuleLoadData(&loaded->module, cubin_.data());
       result != kSuccess) {
     return failure(api_, result, "loading " + name_);

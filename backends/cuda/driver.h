@@ -45,4 +45,20 @@ class ScopedContext {
   Status status_;
 };
 
+// While it lives, this thread's allocations and module loads are allowed although another thread
+// captures a graph in the driver's global mode, and do not end that capture.
+class RelaxedCapture {
+ public:
+  explicit RelaxedCapture(const Driver& api) : api_(api) {
+    api_.cuThreadExchangeStreamCaptureMode(&mode_);
+  }
+  ~RelaxedCapture() { api_.cuThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  const Driver& api_;
+  int mode_ = kCaptureModeRelaxed;
+};
+
 }  // namespace moejit::internal::cuda

@@ -27,6 +27,7 @@ using CUgraphExec = CUgraphExec_st*;
 
 // CUresult
 constexpr CUresult kSuccess = 0;
+constexpr CUresult kErrorInvalidValue = 1;
 constexpr CUresult kErrorOutOfMemory = 2;
 constexpr CUresult kErrorNotInitialized = 3;
 constexpr CUresult kErrorNoDevice = 100;
@@ -38,6 +39,7 @@ constexpr CUresult kErrorLaunchOutOfResources = 701;
 constexpr CUresult kErrorMisalignedAddress = 716;
 constexpr CUresult kErrorLaunchFailed = 719;
 constexpr CUresult kErrorSystemDriverMismatch = 803;
+constexpr CUresult kErrorStreamCaptureImplicit = 906;
 
 // CUdevice_attribute
 constexpr int kAttrClockRate = 13;
@@ -48,7 +50,11 @@ constexpr int kAttrL2Bytes = 38;
 constexpr int kAttrComputeMajor = 75;
 constexpr int kAttrComputeMinor = 76;
 constexpr int kAttrRegistersPerMultiprocessor = 82;
+constexpr int kAttrPageableMemoryAccess = 88;
 constexpr int kAttrSharedPerBlockOptin = 97;
+
+// CUpointer_attribute
+constexpr int kPointerMemoryType = 2;
 
 // CUfunction_attribute
 constexpr int kFuncMaxDynamicSharedBytes = 8;
@@ -85,6 +91,7 @@ constexpr int kTensorSwizzle128 = 3;
 constexpr int kTensorL2Promotion256 = 3;
 
 constexpr int kCaptureModeThreadLocal = 1;
+constexpr int kCaptureModeRelaxed = 2;
 constexpr unsigned kStreamNonBlocking = 1;
 constexpr unsigned kEventRecordExternal = 1;
 
@@ -109,6 +116,7 @@ constexpr unsigned kEventRecordExternal = 1;
   F(cuMemFree, "cuMemFree_v2", (CUdeviceptr))                                                  \
   F(cuMemcpyHtoD, "cuMemcpyHtoD_v2", (CUdeviceptr, const void*, size_t))                       \
   F(cuMemcpyDtoH, "cuMemcpyDtoH_v2", (void*, CUdeviceptr, size_t))                             \
+  F(cuPointerGetAttribute, "cuPointerGetAttribute", (void*, int, CUdeviceptr))                 \
   F(cuModuleLoadData, "cuModuleLoadData", (CUmodule*, const void*))                            \
   F(cuModuleUnload, "cuModuleUnload", (CUmodule))                                              \
   F(cuModuleGetFunction, "cuModuleGetFunction", (CUfunction*, CUmodule, const char*))          \

@@ -6,6 +6,7 @@
 #include <map>
 #include <thread>
 
+#include "tuner/random.h"
 #include "tuner/roofline.h"
 
 namespace moejit::gpu_bench {
@@ -97,28 +98,38 @@ std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arg
   return list;
 }
 
-Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config,
-                                     int64_t tokens) {
-  const auto upload = [&](size_t count) -> Result<std::shared_ptr<void>> {
-    std::mt19937 random(9);
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    for (float& v : values) v = normal(random);
-    auto buffer = device.allocate(count * 4);
+Result<RouterBuffers> router_buffers(const Device& device, const Workload& load) {
+  const MoeConfig& config = load.weights().config();
+  const auto upload = [&](const std::vector<float>& values) -> Result<std::shared_ptr<void>> {
+    auto buffer = device.allocate(values.size() * 4);
     if (buffer.ok())
-      MOEJIT_RETURN_IF_ERROR(device.copy_in(buffer->get(), values.data(), count * 4));
+      MOEJIT_RETURN_IF_ERROR(device.copy_in(buffer->get(), values.data(), values.size() * 4));
     return buffer;
   };
   RouterBuffers buffers;
-  const size_t logits = static_cast<size_t>(tokens * config.num_experts),
-               pairs = static_cast<size_t>(tokens * config.top_k);
-  std::pair<std::shared_ptr<void>*, size_t> all[] = {
-      {&buffers.logits, logits},
-      {&buffers.bias, static_cast<size_t>(config.num_experts)},
-      {&buffers.ids, pairs},
-      {&buffers.weights, pairs}};
-  for (auto& [buffer, count] : all) {
-    auto made = upload(count);
+  buffers.sets = load.num_routings();
+  buffers.logits_per_set = load.tokens() * config.num_experts;
+  Random random(9);
+  std::vector<float> logits(static_cast<size_t>(buffers.logits_per_set * buffers.sets));
+  for (float& v : logits) v = static_cast<float>(random.uniform());
+  for (int s = 0; s < buffers.sets; ++s) {
+    const std::vector<int32_t>& ids = load.routing(s).ids;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] < 0 || ids[i] >= config.num_experts) continue;
+      const int64_t token = static_cast<int64_t>(i) / config.top_k;
+      logits[static_cast<size_t>(s * buffers.logits_per_set + token * config.num_experts +
+                                 ids[i])] += 1.5F;
+    }
+  }
+  const std::vector<float> room(static_cast<size_t>(load.tokens() * config.top_k));
+  const std::vector<float> bias(static_cast<size_t>(config.num_experts));
+  const std::pair<std::shared_ptr<void>*, const std::vector<float>*> all[] = {
+      {&buffers.logits, &logits},
+      {&buffers.bias, &bias},
+      {&buffers.ids, &room},
+      {&buffers.weights, &room}};
+  for (const auto& [buffer, values] : all) {
+    auto made = upload(*values);
     if (!made.ok()) return made.status();
     *buffer = *made;
   }

@@ -9,6 +9,7 @@
 #include "backends/backend.h"
 #include "generator/family.h"
 #include "moejit/tuning.h"
+#include "tuner/workload.h"
 
 namespace moejit::gpu_bench {
 
@@ -46,8 +47,10 @@ std::vector<Built> pick(const Device& device, const MoeConfig& config, const Arg
 // Logits and room for what the router writes, for launches with routing.
 struct RouterBuffers {
   std::shared_ptr<void> logits, bias, ids, weights;
-  void apply(MoeArgs* a) const {
-    a->router_logits = logits.get();
+  int64_t logits_per_set = 0;
+  int sets = 1;
+  void apply(MoeArgs* a, int launch) const {
+    a->router_logits = static_cast<const float*>(logits.get()) + logits_per_set * (launch % sets);
     a->correction_bias = static_cast<const float*>(bias.get());
     a->topk_ids = static_cast<const int*>(ids.get());
     a->topk_weights = static_cast<const float*>(weights.get());
@@ -55,6 +58,8 @@ struct RouterBuffers {
     a->routed = 1;
   }
 };
-Result<RouterBuffers> router_buffers(const Device& device, const MoeConfig& config, int64_t tokens);
+// One set of logits for each routing of the workload, such that the router arrives at that routing
+// (where groups forbid some choices: at one nearby).
+Result<RouterBuffers> router_buffers(const Device& device, const Workload& load);
 
 }  // namespace moejit::gpu_bench

@@ -18,6 +18,7 @@
 #include "generator/family.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
+#include "tuner/roofline.h"
 #include "tuner/workload.h"
 
 namespace {
@@ -194,7 +195,14 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     return 1;
   }
   std::mt19937 random(3);
-  const DeviceLimits limits = guess_limits(device.info().target, config.dtype);
+  // The floor takes the rate of a large cuBLAS product, where there is one: no product of a real
+  // layer has been seen to reach what the bare instruction does.
+  auto probed = probe_limits(device, config.dtype);
+  const DeviceLimits limits =
+      probed.ok() ? *probed : guess_limits(device.info().target, config.dtype);
+  DeviceLimits reachable = limits;
+  if (const auto rate = gpu_bench::cublas_flops(device, 8192); rate.ok())
+    reachable.dot_flops_per_s = *rate;
   for (int64_t tokens : args.tokens) {
     auto load = Workload::make(*weights, device, *spec, tokens, 8, 5);
     if (!load.ok()) {
@@ -210,19 +218,14 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     compile_all(device, config, &built);
     RouterBuffers router;
     if (args.routed) {
-      auto buffers = router_buffers(device, config, tokens);
+      auto buffers = router_buffers(device, **load);
       if (!buffers.ok()) {
         std::printf("%s\n", buffers.status().to_string().c_str());
         return 1;
       }
       router = *buffers;
     }
-    double floor_bytes = 0, flops = 0;
-    for (const RowCounts& rows : counts) {
-      const Floor f = layer_floor(config, rows, tokens);
-      floor_bytes += f.bytes / static_cast<double>(counts.size());
-      flops += f.flops / static_cast<double>(counts.size());
-    }
+    const MeanFloor floor = mean_floor(config, reachable, counts, tokens);
     struct Row {
       double seconds;
       std::string text;
@@ -259,7 +262,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       const auto times = device.time(
           [&](int i, Stream s) {
             MoeArgs a = (*load)->args(i);
-            if (args.routed) router.apply(&a);
+            if (args.routed) router.apply(&a, i);
             return launchable.launch(a, s);
           },
           args.repeats);
@@ -270,21 +273,26 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       std::vector<double> sorted = *times;
       std::sort(sorted.begin(), sorted.end());
       const double median = sorted[sorted.size() / 2];
+      const double predicted =
+          predict_seconds(config, device.info().target, b.schedule, limits, counts);
       char text[512];
       std::snprintf(text, sizeof text,
-                    "%-16s %6lld %10.1f us (min %.1f) %7.3f TB/s %6.0f TF  r%d s%d err %.1e  %s",
+                    "%-16s %6lld %10.1f us (min %.1f, model %.1f) floor %.2f %7.3f TB/s %6.0f TF  "
+                    "r%d s%d err %.1e  %s",
                     layer->name.c_str(), static_cast<long long>(tokens), median * 1e6,
-                    sorted[0] * 1e6, floor_bytes / median * 1e-12, flops / median * 1e-12,
-                    b.binary->registers, b.binary->spill_bytes, error,
-                    b.schedule.to_json().c_str());
+                    sorted[0] * 1e6, predicted * 1e6, floor.seconds / median,
+                    floor.bytes / median * 1e-12, floor.flops / median * 1e-12, b.binary->registers,
+                    b.binary->spill_bytes, error, b.schedule.to_json().c_str());
       rows.push_back({median, text});
       if (json != nullptr) {
         std::fprintf(
             json,
-            "{\"kind\":\"perf\",\"routed\":%d,\"layer\":\"%s\",\"tokens\":%lld,\"median_s\":%.6g,"
-            "\"min_s\":%.6g,\"bytes\":%.6g,\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
-            args.routed ? 1 : 0, layer->name.c_str(), static_cast<long long>(tokens), median,
-            sorted[0], floor_bytes, flops, error, b.schedule.to_json().c_str());
+            "{\"kind\":\"perf\",\"routed\":%d,\"routing\":\"%s\",\"layer\":\"%s\",\"tokens\":%lld,"
+            "\"median_s\":%.6g,\"min_s\":%.6g,\"predicted_s\":%.6g,\"floor_s\":%.6g,\"bytes\":%.6g,"
+            "\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
+            args.routed ? 1 : 0, args.routing.c_str(), layer->name.c_str(),
+            static_cast<long long>(tokens), median, sorted[0], predicted, floor.seconds,
+            floor.bytes, floor.flops, error, b.schedule.to_json().c_str());
         std::fflush(json);
       }
     }

@@ -45,8 +45,13 @@ struct Options {
   std::string cache_path;
   // CPU threads that launches use; 0: MOEJIT_NUM_THREADS, else every core of the affinity mask.
   int32_t num_threads = 0;
+  // A stream that the caller may be capturing into a graph; get_kernel then answers kNotReady where
+  // it would have to compile, load or measure. Null: the default stream is asked, which knows of
+  // captures on streams that wait for it. Not part of what identifies a kernel.
+  void* stream = nullptr;
 
-  bool operator==(const Options&) const = default;
+  // Of everything but the stream.
+  bool operator==(const Options& other) const;
 };
 
 // Pointers are device pointers of the kernel's device (host pointers for "cpu" and "sim:*").

@@ -151,6 +151,7 @@ typedef struct moejit_options {
   double tune_budget_s;   /* of MOEJIT_POLICY_TUNE; 0: until done */
   const char* cache_path; /* NULL: the default directory */
   int32_t num_threads;    /* CPU; 0: all */
+  void* stream;           /* NULL, or one that may be being captured: then nothing is compiled */
 } moejit_options;
 MOEJIT_C_API void moejit_options_init(moejit_options* options, uint32_t struct_size);
 
