@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "base/json_util.h"
 #include "moejit/moejit.h"
 #include "moejit/moejit_c.h"
+#include "runtime/capi_guard.h"
 
 struct moejit_config {
   moejit::MoeConfig config;
@@ -25,49 +25,9 @@ namespace {
 using moejit::invalid_argument;
 using moejit::Status;
 using moejit::StatusCode;
-
-struct LastError {
-  std::string message, log;
-};
-
-LastError& last_error() {
-  thread_local LastError error;
-  return error;
-}
-
-moejit_status record(StatusCode code, const char* message, const char* log) noexcept {
-  try {
-    last_error().message = message;
-    last_error().log = log;
-  } catch (...) {  // no memory even for the sentence: the number must do
-    last_error().message.clear();
-    last_error().log.clear();
-  }
-  return static_cast<moejit_status>(code);
-}
-
-// Runs `body`, which returns a Status, and keeps its message for moejit_last_error.
-template <typename Body>
-moejit_status guarded(Body&& body) noexcept {
-  try {
-    const Status status = body();
-    if (status.ok()) return MOEJIT_OK;
-    return record(status.code(), status.message().c_str(), status.log().c_str());
-  } catch (const std::bad_alloc&) {
-    return record(StatusCode::kOutOfMemory, "out of host memory", "");
-  } catch (const std::exception& error) {
-    return record(StatusCode::kInternal, error.what(), "");
-  } catch (...) {
-    return record(StatusCode::kInternal, "an unknown exception", "");
-  }
-}
-
-Status null(const char* name) {
-  return invalid_argument(std::string(name) + " = NULL: must not be");
-}
-
-#define MOEJIT_REQUIRE(pointer) \
-  if ((pointer) == nullptr) return null(#pointer)
+using moejit::internal::guarded;
+using moejit::internal::last_error;
+using moejit::internal::null;
 
 // Copies the caller's struct, whatever the version of his header. ABI 1 is the first, so no struct
 // may be smaller than today's.
@@ -400,10 +360,7 @@ moejit_status moejit_kernel_buckets_json(const moejit_kernel* kernel, char** jso
     MOEJIT_REQUIRE(json);
     *json = nullptr;
     MOEJIT_REQUIRE(kernel);
-    const std::string text = buckets_text(kernel->kernel);
-    *json = static_cast<char*>(std::malloc(text.size() + 1));
-    if (*json == nullptr) throw std::bad_alloc();
-    std::memcpy(*json, text.c_str(), text.size() + 1);
+    *json = moejit::internal::give_string(buckets_text(kernel->kernel));
     return Status();
   });
 }

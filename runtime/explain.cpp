@@ -38,11 +38,15 @@ Result<std::vector<Explanation>> explain(const MoeConfig& config, const Options&
     e.device = (*device)->info().name;
     e.choice = bucket.info;
     e.limits = limits;
+    e.level = bucket.info.source == Source::kExact     ? "exact"
+              : bucket.info.source == Source::kNearest ? "bucket"
+                                                       : "model";
     e.refused = internal::refusals(config, target);
     if (const internal::Family* family = internal::find_family(bucket.schedule.family)) {
       const internal::Digest digest =
           internal::source_digest(**device, family->emit(config, target, bucket.schedule));
-      e.key = internal::to_hex(digest.data(), digest.size());
+      e.kernel = internal::to_hex(digest.data(), digest.size());
+      e.key = e.kernel;
     }
     // Measured ones first, from any routing under which this bucket was tuned.
     std::set<std::string> seen{bucket.info.schedule};

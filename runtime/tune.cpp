@@ -121,6 +121,7 @@ class Tuning {
     internal::forget_kernels();
     report_.cancelled = true;
     report_.seconds = elapsed();
+    report_.missing = num_buckets_ - static_cast<int32_t>(report_.rows.size());
     return report_;
   }
 
@@ -233,6 +234,7 @@ class Tuning {
   }
 
   void fill(TuneRow* row, const Selection& selection) {
+    row->config = request_.config;
     row->tokens = tokens_;
     row->routing = spec_.name;
     row->schedule = selection.schedule;
@@ -296,6 +298,12 @@ class Tuning {
 }  // namespace
 
 Result<TuneReport> tune(const TuneRequest& request) {
+  if (request.shard_count < 1 || request.shard_index < 0 ||
+      request.shard_index >= request.shard_count) {
+    return invalid_argument("shard_index = " + std::to_string(request.shard_index) +
+                            ": must be from 0 to shard_count - 1 (" +
+                            std::to_string(request.shard_count - 1) + ")");
+  }
   MOEJIT_RETURN_IF_ERROR(request.config.check());
   auto device = internal::open_device(request.device, request.num_threads);
   if (!device.ok()) return device.status();

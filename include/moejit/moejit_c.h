@@ -17,7 +17,6 @@
  *
  * Not here
  * - Memory for the device, streams and copies between host and device: they are the caller's.
- * - Tuning with progress, benchmarks and verification: see moejit/tuning.h or the moejit command.
  * - Cancelling a get_kernel that is under way.
  */
 #ifndef MOEJIT_MOEJIT_C_H_
@@ -213,6 +212,39 @@ MOEJIT_C_API const char* moejit_kernel_config_json(const moejit_kernel* kernel);
 /* [{"tokens":1,"source":"exact","schedule":{...},"measured_s":0,"predicted_s":1e-6,"floor_s":1e-6,
  *   "reason":"..."}, ...] */
 MOEJIT_C_API moejit_status moejit_kernel_buckets_json(const moejit_kernel* kernel, char** json);
+
+/* ---- offline work: JSON in, JSON out ----
+ *
+ * Requests are one object. The layer is "config": {...} as moejit_config_json gives it, or "model":
+ * "deepseek-v3", either with an optional "tp": N. Also for every request: "device" ("auto"),
+ * "tokens" [1,8], "num_threads", "cache_path". A field that is unknown or has the wrong type is an
+ * error that names it. Names and meanings are those of the structs in moejit/tuning.h; so are the
+ * reports', with the schedule as an object and what is not known as null. *report is the caller's
+ * (moejit_string_free) and NULL after a failure.
+ */
+
+/* Receives one JSON object; called from the thread that called moejit_tune_json, often. Returning 0
+ * stops after the current measurement; what is finished is kept. Must not throw. */
+typedef int32_t (*moejit_progress_callback)(const char* progress_json, void* user);
+
+/* Measures schedules and keeps the best in the cache. Further fields: "layers" [config, ...] in
+ * place of "config", "routing" ("uniform"), "budget_s", "jobs", "max_candidates", "exhaustive",
+ * "force", "shard_index", "shard_count", "isolation" ("auto", "on", "off"), "helper",
+ * "trial_timeout_s". Progress may be NULL. A call that was stopped is MOEJIT_OK with "cancelled":
+ * true.
+ *   {"device":"cpu","limits":{...},"cancelled":false,"out_of_budget":false,"missing":0,
+ *    "seconds":1.5,"rows":[{"tokens":1,"median_s":1e-5,"share":0.9,"schedule":{...},...}]} */
+MOEJIT_C_API moejit_status moejit_tune_json(const char* request, moejit_progress_callback progress,
+                                            void* user, char** report);
+/* Times what moejit_get_kernel returns. Further fields: "routing", "samples", "check". */
+MOEJIT_C_API moejit_status moejit_bench_json(const char* request, char** report);
+/* Kernels on random inputs against float64. Further fields: "routings" [...], "all_schedules".
+ *   {"ok":true,"rows":[{"tokens":1,"routing":"uniform","error":1e-3,"tolerance":5e-3,"ok":true,
+ *    "note":"","schedule":{...}}]} */
+MOEJIT_C_API moejit_status moejit_verify_json(const char* request, char** report);
+/* Why a schedule is used: {"rows":[{"tokens":1,"key":"...","level":"exact","choice":{...},
+ * "runners_up":[...],"refused":[...]}]}. */
+MOEJIT_C_API moejit_status moejit_explain_json(const char* request, char** report);
 
 /* MOEJIT_OK, or why the device cannot run the layer. */
 MOEJIT_C_API moejit_status moejit_supports(const moejit_config* config, const char* device);

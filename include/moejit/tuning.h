@@ -18,6 +18,7 @@ struct DeviceLimits {
   double read_bytes_per_s = 0;    // streaming read of DRAM / HBM by all units
   double dot_flops_per_s = 0;     // the dtype's fastest unit (vdpbf16ps, tensor cores), all units
   double vector_flops_per_s = 0;  // f32 multiply-add, all units
+  double l2_bytes_per_s = 0;      // out of a GPU's L2 by all units, from their number; 0 on a CPU
   double launch_s = 0;            // one launch or barrier
   bool measured = false;          // false: a guess from core count and cache sizes
 };
@@ -41,6 +42,15 @@ struct TuneProgress {
   double best_share = 0;                  // floor / best
   double elapsed_s = 0, remaining_s = 0;  // remaining: an estimate, 0 while unknown
   std::string schedule;                   // at work
+  int32_t layer = 0, num_layers = 1;      // of TuneRequest::layers; bucket counts over all of them
+};
+
+// Where candidates run before they are known to be harmless. A kernel that hangs or faults takes
+// its process along, and on a GPU the context with it.
+enum class Isolation : int32_t {
+  kAuto = 0,  // a child process for GPUs where the helper is found, else this process
+  kOn = 1,    // a child process; kUnavailable where the helper is not found
+  kOff = 2,   // this process
 };
 
 struct TuneRequest {
@@ -58,6 +68,17 @@ struct TuneRequest {
   // Called often from the tuning thread; returning false stops after the current measurement, which
   // keeps everything finished and makes the result kCancelled buckets missing. May be empty.
   std::function<bool(const TuneProgress&)> progress;
+  // Instead of `config`: several layers under one budget, each with all of `tokens`.
+  std::vector<MoeConfig> layers;
+  // Tunes the part of the (layer, token count) pairs that falls to this one of shard_count
+  // processes, 0..shard_count-1: every pair to exactly one, the same one everywhere.
+  int32_t shard_index = 0, shard_count = 1;
+  Isolation isolation = Isolation::kAuto;
+  // The `moejit` command that the child process executes; "": the one that this process runs,
+  // else the one beside the library or in ../bin of it.
+  std::string helper;
+  // Seconds beyond the expected ones after which a candidate counts as hung; 0: 20.
+  double trial_timeout_s = 0;
 };
 
 struct BenchRow {
@@ -80,6 +101,7 @@ struct TuneRow : BenchRow {
   int32_t model_rank = 0;     // of the winner, 1 = the model's pick
   bool from_cache = false;
   std::string advice;  // what it would take to do better
+  MoeConfig config;    // the layer
 };
 
 struct TuneReport {
@@ -88,6 +110,8 @@ struct TuneReport {
   std::vector<TuneRow> rows;
   bool cancelled = false;
   double seconds = 0;
+  int32_t missing = 0;         // buckets without a result: stopped, or out of budget
+  bool out_of_budget = false;  // the same request goes on from here
 };
 
 // Tunes every bucket; each finished measurement is committed to the cache before the next begins.
@@ -135,15 +159,21 @@ Result<std::vector<VerifyRow>> verify(const VerifyRequest& request);
 struct ExplainCandidate {
   std::string schedule;
   double predicted_s = 0, measured_s = 0;
-  std::string status;  // "ok", "not measured", "wrong", ...
+  std::string status;   // "ok", "not measured", "wrong", ...
+  std::string routing;  // under which it was measured; "" where it was not
 };
 struct Explanation {
   int64_t tokens = 0;
-  std::string device, key;  // key: hex, as `moejit cache show` takes it
+  // key: hex, as `moejit cache show` takes it: of the kept choice, else of the kernel.
+  std::string device, key;
   BucketInfo choice;
   DeviceLimits limits;
   std::vector<ExplainCandidate> runners_up;
   std::vector<std::string> refused;  // "family: reason"
+  // What the look-up matched: "exact", "bucket" (another token count), "other driver", "same arch",
+  // "model".
+  std::string level;
+  std::string kernel;  // hex digest of the kernel's source, which `moejit cache show` takes too
 };
 Result<std::vector<Explanation>> explain(const MoeConfig& config, const Options& options,
                                          const std::vector<int64_t>& tokens);
