@@ -22,10 +22,13 @@ using RowCounts = std::vector<int64_t>;
 struct PhaseWork {
   std::string name;         // "gate_up"
   double bytes = 0;         // that must come from or go to DRAM
-  double cache_bytes = 0;   // further traffic served by the last-level cache or L2
+  double cache_bytes = 0;   // read once more, out of the last-level cache or L2, after DRAM's
+  double l2_bytes = 0;      // all traffic through a GPU's L2, beside DRAM's
   double dot_flops = 0;     // on the dtype's fastest unit (bf16 dot, tensor core), padding included
   double vector_flops = 0;  // on plain vector units
   double parallel = 1;   // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
+  double streaming = 1;  // 0..1: share of the read rate that the loads in flight sustain
+  double latency_s = 0;  // waits that nothing overlaps
   int32_t launches = 0;  // launches or barriers
 };
 

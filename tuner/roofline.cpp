@@ -5,15 +5,18 @@
 namespace moejit::internal {
 
 double predict_seconds(const std::vector<PhaseWork>& work, const DeviceLimits& limits) {
-  // Traffic that stays in a last-level cache is taken to move four times as fast as DRAM.
-  constexpr double kCacheSpeedup = 4.0;
+  // A CPU's last-level cache is taken to move four times as much as DRAM.
+  const double cache =
+      limits.l2_bytes_per_s > 0 ? limits.l2_bytes_per_s : 4 * limits.read_bytes_per_s;
   double total = 0;
   for (const PhaseWork& phase : work) {
-    const double memory = phase.bytes / limits.read_bytes_per_s +
-                          phase.cache_bytes / (kCacheSpeedup * limits.read_bytes_per_s);
+    const double busy = std::max(phase.parallel, 1e-3);
+    const double memory = (phase.bytes / limits.read_bytes_per_s + phase.cache_bytes / cache) /
+                          std::max(phase.l2_bytes > 0 ? phase.streaming : busy, 1e-3);
+    const double l2 = phase.l2_bytes / (cache * busy);
     const double arithmetic =
         phase.dot_flops / limits.dot_flops_per_s + phase.vector_flops / limits.vector_flops_per_s;
-    total += std::max(memory, arithmetic) / std::max(phase.parallel, 1e-3) +
+    total += std::max({memory, l2, arithmetic / busy}) + phase.latency_s +
              phase.launches * limits.launch_s;
   }
   return total;

@@ -3,6 +3,7 @@
 //   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
 //   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
 //                [--routed 1] [--best 1] [--entries 1]
+//   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
 #include <chrono>
@@ -16,6 +17,7 @@
 #include "cases.h"
 #include "cublas.h"
 #include "generator/family.h"
+#include "model.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
 #include "tuner/roofline.h"
@@ -337,6 +339,9 @@ int main(int argc, char** argv) {
         at = end + 1;
       }
     }
+  }
+  if (args.verb == "model") {
+    return gpu_bench::run_model(args.json, args.device == "cuda:0" ? "sm_90a" : args.device);
   }
   const auto device = open_device(args.device);
   if (!device.ok()) {

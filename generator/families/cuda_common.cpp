@@ -124,6 +124,10 @@ double wave_share(double items, double units) {
   return items / (std::ceil(items / units) * units);
 }
 
+double streaming_share(double items, double in_flight, const Target& target) {
+  return std::clamp(std::min(items / target.num_units, in_flight / (40 << 10)), 0.05, 0.97);
+}
+
 double token_count(const MoeConfig& config, const RowCounts& rows) {
   double pairs = 0;
   for (int64_t count : rows) pairs += static_cast<double>(count);
@@ -134,7 +138,7 @@ PhaseWork plan_work(const MoeConfig& config, double tokens) {
   PhaseWork work;
   work.name = "plan";
   // One block, about 12 bytes a slot through one unit.
-  work.cache_bytes = 12.0 * tokens * static_cast<double>(slots(config));
+  work.l2_bytes = 12.0 * tokens * static_cast<double>(slots(config));
   work.parallel = 0.02;
   work.launches = 1;
   return work;

@@ -36,12 +36,12 @@ Entry combine_entry(const MoeConfig& config);
 // The regions of plan.h for tiles of `tile_rows` rows: counts, rows, tiles.
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows);
 
-// The L2 of a GPU delivers about 1.4 times what its HBM does (H200: about 6.5 TB/s into the units);
-// the model takes caches to be four times as fast.
-constexpr double kL2Weight = 2.8;
-
 // Share of the units kept busy by `items` equal pieces of work.
 double wave_share(double items, double units);
+// Share of the read rate that `items` persistent tiles sustain when a unit keeps `in_flight` bytes
+// requested: blocks that have no tile read nothing, and a rate times a latency is a size (40 KiB a
+// unit on an H200).
+double streaming_share(double items, double in_flight, const Target& target);
 
 // What routing, planning and combining cost, for Family::work().
 PhaseWork plan_work(const MoeConfig& config, double tokens);

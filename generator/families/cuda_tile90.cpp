@@ -116,16 +116,18 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double rows_padded = tiles * static_cast<double>(tile_m);
   gate_up.dot_flops = 2.0 * rows_padded * n13 * static_cast<double>(tile_n) * h;
   down.dot_flops = 2.0 * rows_padded * n2 * static_cast<double>(tile_n) * i;
-  gate_up.cache_bytes =
-      gpu::kL2Weight * tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-  down.cache_bytes =
-      gpu::kL2Weight * tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+  gate_up.l2_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
+  down.l2_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
   const double tokens = gpu::token_count(config, rows);
   gate_up.bytes += tokens * h * element + pairs * i * element;
   down.bytes += pairs * i * element + pairs * h * 4;
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
   gate_up.parallel = gpu::wave_share(tiles * n13, units);
   down.parallel = gpu::wave_share(tiles * n2, units);
+  const double in_flight =
+      128.0 * static_cast<double>(tile_n) * (schedule.at("stages") - 1) * schedule.at("blocks");
+  gate_up.streaming = gpu::streaming_share(tiles * n13, in_flight, target);
+  down.streaming = gpu::streaming_share(tiles * n2, in_flight, target);
   return {gpu::plan_work(config, tokens), gate_up, down, gpu::combine_work(config, tokens)};
 }
 
