@@ -1,0 +1,1 @@
+"""Adapters to frameworks. Each module is imported by whoever uses that framework."""
