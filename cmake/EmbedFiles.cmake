@@ -1,5 +1,5 @@
 # cmake -DROOT=... -DOUTPUT=... -P EmbedFiles.cmake
-file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/templates/*.h ${ROOT}/data/*.json)
+file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/templates/*.h ${ROOT}/data/*.json ${ROOT}/data/report/*)
 list(SORT files)
 set(text "// Generated from templates/ and data/.\n#include \"base/embedded.h\"\n\nnamespace moejit::internal {\n\nconst EmbeddedFile kEmbeddedFiles[] = {\n")
 set(count 0)
