@@ -2,7 +2,7 @@
 #include "base/fs.h"
 #include "tools/cache_common.h"
 #include "tools/report.h"
-#include "tools/report_data.h"
+#include "tools/report_page.h"
 
 namespace moejit::tools {
 namespace {
@@ -18,7 +18,7 @@ class ReportCommand : public Command {
     PlaceSelector here;
     auto place = from_.empty() ? here.resolve() : Result<internal::CachePlace>(place_at(from_));
     if (!place.ok()) return context.fail(place.status());
-    auto report = read_report(*place);
+    auto report = internal::read_report(*place);
     if (!report.ok()) return context.fail(report.status());
     if (!file_.empty()) {
       const std::string page = report_html(*report);
@@ -29,11 +29,11 @@ class ReportCommand : public Command {
       return ExitCode::kOk;
     }
     if (context.format == internal::TableFormat::kJson)
-      return context.print_text(report_json(*report) + "\n");
+      return context.print_text(internal::report_json(*report) + "\n");
     return context.print(rows(*report));
   }
 
-  static Table rows(const Report& report) {
+  static Table rows(const internal::Report& report) {
     Table table({{"device", "device"},
                  {"layer", "layer"},
                  {"routing", "routing"},
@@ -49,7 +49,7 @@ class ReportCommand : public Command {
                  {"share", "of limit", Unit::kShare},
                  {"candidates", "measured", Unit::kNone},
                  {"key", "key", Unit::kNone, /*wide=*/true}});
-    for (const ReportChoice& c : report.choices) {
+    for (const internal::ReportChoice& c : report.choices) {
       const internal::SelectionInfo& s = c.selection;
       const double seconds = s.median_s > 0 ? s.median_s : 0;
       table.add({report.devices.empty() ? std::string() : report.devices[c.device].name, c.layer,

@@ -19,6 +19,13 @@ const count = (n, what) => `${n} ${what}${n === 1 ? '' : 's'}`;
 const percent = (v) => v == null ? '–' : `${round(v * 100)} %`;
 const median = (list) => { const s = [...list].sort((a, b) => a - b); return s.length ? s[s.length >> 1] : null; };
 
+const brief = (schedule) => typeof schedule === 'string' ? schedule
+  : [schedule.family, ...Object.entries(schedule).filter(([k]) => k !== 'family').map(([k, v]) => `${k}=${v}`)].join(' ');
+for (const c of data.choices) {
+  c.brief = brief(c.schedule);
+  for (const t of c.trials) t.brief = brief(t.schedule);
+}
+
 // ---- elements
 function node(name, attributes = {}, parent = null, text = null) {
   const svg = ['svg', 'g', 'path', 'line', 'rect', 'circle', 'text', 'title', 'clipPath', 'defs'].includes(name);

@@ -6,19 +6,18 @@
 #include <vector>
 
 #include "cache/inspect.h"
-#include "cache/list_tuning.h"
 #include "moejit/tuning.h"
 
-namespace moejit::tools {
+namespace moejit::internal {
 
 struct ReportDevice {
-  std::string name;         // "NVIDIA-like" facts in brief: "cuda sm_90a, 132 units, 139 GiB"
+  std::string name;         // facts in brief: "cuda sm_90a, 132 units, 139 GiB"
   std::string environment;  // JSON
   DeviceLimits limits;      // of the dtype that was measured first; not measured: all 0
 };
 
 struct ReportChoice {
-  internal::SelectionInfo selection;
+  SelectionInfo selection;
   size_t device = 0;    // index
   std::string layer;    // "qwen3-30b-a3b" or "E8 K2 H256 I192 bf16"
   std::string routing;  // "uniform", "zipf:1.2"
@@ -28,21 +27,19 @@ struct ReportChoice {
   double share() const {
     return selection.median_s > 0 ? selection.floor_s / selection.median_s : 0;
   }
-  std::vector<internal::MeasurementInfo> trials;  // one per schedule, its last stage; best first
+  std::vector<MeasurementInfo> trials;  // one per schedule, its last stage; best first
 };
 
 struct Report {
   std::string path;
   std::vector<ReportDevice> devices;
   std::vector<ReportChoice> choices;  // by device, layer, routing, tokens
-  internal::CacheStats stats;
+  CacheStats stats;
 };
 
-Result<Report> read_report(const internal::CachePlace& place);
+Result<Report> read_report(const CachePlace& place);
 
 // The page's data, documented in docs/cli.md.
 std::string report_json(const Report& report);
-// One self-contained page: styles, script and data inside, no reference to anything else.
-std::string report_html(const Report& report);
 
-}  // namespace moejit::tools
+}  // namespace moejit::internal

@@ -1,4 +1,4 @@
-#include "tools/report_data.h"
+#include "runtime/report.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,13 +6,11 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
-#include "base/embedded.h"
 #include "generator/family.h"
 #include "runtime/library.h"
-#include "tools/report.h"
 #include "tuner/limits.h"
 
-namespace moejit::tools {
+namespace moejit::internal {
 namespace {
 
 using nlohmann::json;
@@ -68,7 +66,7 @@ std::string routing_of(const std::string& policy) {
 
 // The last word on each schedule of one choice: its final stage where there is one, of the newest
 // session.
-std::vector<internal::MeasurementInfo> last_words(std::vector<internal::MeasurementInfo> all) {
+std::vector<MeasurementInfo> last_words(std::vector<MeasurementInfo> all) {
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
     return std::tuple(a.schedule, a.stage != "final", -a.at) <
            std::tuple(b.schedule, b.stage != "final", -b.at);
@@ -92,11 +90,10 @@ json schedule_json(const std::string& text) {
 }
 
 json choice_json(const ReportChoice& c) {
-  const internal::SelectionInfo& s = c.selection;
+  const SelectionInfo& s = c.selection;
   json trials = json::array();
-  for (const internal::MeasurementInfo& m : c.trials) {
+  for (const MeasurementInfo& m : c.trials) {
     trials.push_back({{"schedule", schedule_json(m.schedule)},
-                      {"brief", brief_schedule(m.schedule)},
                       {"stage", m.stage},
                       {"status", m.status},
                       {"note", m.note},
@@ -111,7 +108,6 @@ json choice_json(const ReportChoice& c) {
           {"routing", c.routing},
           {"tokens", s.tokens},
           {"schedule", schedule_json(s.schedule)},
-          {"brief", brief_schedule(s.schedule)},
           {"how", s.how},
           {"served", c.served},
           {"median_s", number_or_null(s.median_s)},
@@ -129,9 +125,9 @@ json choice_json(const ReportChoice& c) {
           {"trials", std::move(trials)}};
 }
 
-json counts_json(const std::vector<internal::CountOf>& counts) {
+json counts_json(const std::vector<CountOf>& counts) {
   json list = json::array();
-  for (const internal::CountOf& c : counts) {
+  for (const CountOf& c : counts) {
     list.push_back(
         {{"name", c.name}, {"kernels", c.artifacts}, {"binaries", c.binaries}, {"bytes", c.bytes}});
   }
@@ -140,24 +136,24 @@ json counts_json(const std::vector<internal::CountOf>& counts) {
 
 }  // namespace
 
-Result<Report> read_report(const internal::CachePlace& place) {
-  auto stats = internal::cache_stats(place);
+Result<Report> read_report(const CachePlace& place) {
+  auto stats = cache_stats(place);
   if (!stats.ok()) return stats.status();
-  auto environments = internal::list_environments(place);
+  auto environments = list_environments(place);
   if (!environments.ok()) return environments.status();
-  auto selections = internal::list_selections(place);
+  auto selections = list_selections(place);
   if (!selections.ok()) return selections.status();
-  auto measurements = internal::list_measurements(place);
+  auto measurements = list_measurements(place);
   if (!measurements.ok()) return measurements.status();
 
   Report report;
   report.path = stats->path;
   report.stats = *std::move(stats);
   std::map<std::string, size_t> device_of;
-  for (const internal::EnvironmentInfo& e : *environments) {
+  for (const EnvironmentInfo& e : *environments) {
     ReportDevice device{.name = device_name(e.json), .environment = e.json, .limits = {}};
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
-      if (const auto limits = internal::limits_from_json(e.limits_json, dtype);
+      if (const auto limits = limits_from_json(e.limits_json, dtype);
           limits && !device.limits.measured) {
         device.limits = *limits;
       }
@@ -166,18 +162,18 @@ Result<Report> read_report(const internal::CachePlace& place) {
     report.devices.push_back(std::move(device));
   }
   using Key = std::tuple<std::string, std::string, std::string, int64_t>;
-  std::map<Key, std::vector<internal::MeasurementInfo>> trials;
-  for (internal::MeasurementInfo& m : *measurements) {
+  std::map<Key, std::vector<MeasurementInfo>> trials;
+  for (MeasurementInfo& m : *measurements) {
     trials[{m.problem, m.environment, m.policy, m.tokens}].push_back(std::move(m));
   }
   // What get_kernel serves has a row of its own, besides that of the routing it was tuned under.
   std::map<Key, std::string> served;
-  for (const internal::SelectionInfo& s : *selections) {
-    if (routing_of(s.policy) == internal::kServingRouting)
+  for (const SelectionInfo& s : *selections) {
+    if (routing_of(s.policy) == kServingRouting)
       served[{s.problem, s.environment, s.generator, s.tokens}] = s.schedule;
   }
-  for (internal::SelectionInfo& s : *selections) {
-    if (routing_of(s.policy) == internal::kServingRouting) continue;
+  for (SelectionInfo& s : *selections) {
+    if (routing_of(s.policy) == kServingRouting) continue;
     ReportChoice choice;
     const auto serving = served.find({s.problem, s.environment, s.generator, s.tokens});
     choice.served = serving != served.end() && serving->second == s.schedule;
@@ -185,8 +181,7 @@ Result<Report> read_report(const internal::CachePlace& place) {
     choice.layer = layer_name(s.problem);
     choice.routing = routing_of(s.policy);
     if (const auto config = MoeConfig::from_json(s.problem); config.ok()) {
-      const internal::Floor floor =
-          internal::layer_floor(*config, internal::typical_rows(*config, s.tokens), s.tokens);
+      const Floor floor = layer_floor(*config, typical_rows(*config, s.tokens), s.tokens);
       choice.bytes = floor.bytes;
       choice.flops = floor.flops;
     }
@@ -214,7 +209,7 @@ std::string report_json(const Report& report) {
   }
   json choices = json::array();
   for (const ReportChoice& c : report.choices) choices.push_back(choice_json(c));
-  const internal::CacheStats& s = report.stats;
+  const CacheStats& s = report.stats;
   const json all = {{"schema", 1},
                     {"command", "report"},
                     {"version", version()},
@@ -236,26 +231,4 @@ std::string report_json(const Report& report) {
   return all.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-std::string report_html(const Report& report) {
-  std::string page(internal::embedded_file("data/report/page.html"));
-  // "</script>" inside a string would end the element, "<!--" would hide its end.
-  std::string data = report_json(report), safe;
-  for (char c : data) {
-    if (c == '<') {
-      safe += "\\u003c";
-    } else {
-      safe += c;
-    }
-  }
-  const std::pair<const char*, std::string> parts[] = {
-      {"/*STYLE*/", std::string(internal::embedded_file("data/report/page.css"))},
-      {"/*SCRIPT*/", std::string(internal::embedded_file("data/report/page.js"))},
-      {"/*DATA*/", std::move(safe)}};
-  for (const auto& [mark, text] : parts) {
-    const size_t at = page.find(mark);
-    if (at != std::string::npos) page.replace(at, std::string(mark).size(), text);
-  }
-  return page;
-}
-
-}  // namespace moejit::tools
+}  // namespace moejit::internal
