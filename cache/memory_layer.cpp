@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cache/rows.h"
+
 namespace moejit::internal {
 namespace {
 
@@ -67,6 +69,7 @@ void MemoryLayer::put(const ArtifactKey& key, std::shared_ptr<const StoredBinary
 
 void MemoryLayer::record(const Measurement& recorded) {
   Measurement measurement = recorded;
+  if (measurement.at == 0) measurement.at = unix_now();
   // As in the database, and so that sorting has an order.
   for (double* value : {&measurement.median_s, &measurement.p20_s, &measurement.p80_s,
                         &measurement.predicted_s, &measurement.floor_s, &measurement.error}) {

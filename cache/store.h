@@ -59,6 +59,7 @@ struct Measurement {
   int32_t samples = 0;
   double predicted_s = 0, floor_s = 0, error = 0;
   std::string note;
+  int64_t at = 0;  // Unix seconds, set by the store
 };
 
 struct Selection {

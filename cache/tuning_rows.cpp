@@ -84,12 +84,13 @@ std::vector<Measurement> read_measurements(Db& db, const MeasurementKey& key) {
   const int64_t env = environment_id(db, key.environment, false);
   const int64_t policy = policy_id(db, key.policy, false);
   if (prob == 0 || env == 0 || policy == 0) return found;
-  Query query(db,
-              "SELECT x.uuid, m.schedule, m.source, t.name, m.stage, m.status, m.median_s, m.p20_s,"
-              " m.p80_s, m.samples, m.predicted_s, m.floor_s, m.error, m.note FROM measurement m"
-              " JOIN session x ON x.sess_id = m.sess_id JOIN toolchain t ON t.tc_id = m.tc_id"
-              " WHERE m.prob_id = ?1 AND m.env_id = ?2 AND m.policy_id = ?3"
-              " ORDER BY m.status <> 'ok', m.median_s, x.started_at DESC, m.meas_id DESC");
+  Query query(
+      db,
+      "SELECT x.uuid, m.schedule, m.source, t.name, m.stage, m.status, m.median_s, m.p20_s,"
+      " m.p80_s, m.samples, m.predicted_s, m.floor_s, m.error, m.note, m.at FROM measurement m"
+      " JOIN session x ON x.sess_id = m.sess_id JOIN toolchain t ON t.tc_id = m.tc_id"
+      " WHERE m.prob_id = ?1 AND m.env_id = ?2 AND m.policy_id = ?3"
+      " ORDER BY m.status <> 'ok', m.median_s, x.started_at DESC, m.meas_id DESC");
   query.integer(prob).integer(env).integer(policy);
   while (query.row()) {
     Measurement m;
@@ -108,6 +109,7 @@ std::vector<Measurement> read_measurements(Db& db, const MeasurementKey& key) {
     m.floor_s = query.real_at(11);
     m.error = query.real_at(12);
     m.note = query.text_at(13);
+    m.at = query.integer_at(14);
     found.push_back(std::move(m));
   }
   return found;

@@ -47,6 +47,7 @@ Result<BenchReport> bench(const BenchRequest& request) {
   if (!device.ok()) return device.status();
   auto spec = internal::RoutingSpec::parse(request.routing);
   if (!spec.ok()) return spec.status();
+  MOEJIT_RETURN_IF_ERROR(spec->check(request.config));
   auto kernel =
       kernel_for(request.config, request.device, request.num_threads, request.cache_path, tokens);
   if (!kernel.ok()) return kernel.status();
@@ -121,6 +122,7 @@ Result<std::vector<VerifyRow>> verify(const VerifyRequest& request) {
   for (const std::string& name : routings) {
     auto spec = internal::RoutingSpec::parse(name);
     if (!spec.ok()) return spec.status();
+    MOEJIT_RETURN_IF_ERROR(spec->check(config));
     specs.push_back(*std::move(spec));
   }
   auto kernel = kernel_for(config, request.device, request.num_threads, request.cache_path, tokens);

@@ -129,7 +129,8 @@ const std::string& generator_digest(const Target& target) {
 }
 
 Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeConfig& config,
-                                 const Schedule& schedule, MayCompile may_compile) {
+                                 const Schedule& schedule, MayCompile may_compile,
+                                 MayLoad may_load) {
   const Family* family = find_family(schedule.family);
   const Target& target = device.info().target;
   if (family == nullptr) {
@@ -165,6 +166,11 @@ Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeCo
   built.toolchain = stored->toolchain;
   built.registers = stored->registers;
   built.spill_bytes = stored->spill_bytes;
+  if (may_load == MayLoad::kNo) {
+    built.module = nullptr;
+    built.binary = std::make_shared<Binary>(to_binary(*stored));
+    return built;
+  }
   if (built.module != nullptr) return built;
   auto module = device.load(to_binary(*stored), built.source);
   if (!module.ok() && may_compile == MayCompile::kYes) {

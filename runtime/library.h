@@ -23,11 +23,13 @@ Digest source_digest(const Device& device, const KernelSource& source);
 const std::string& generator_digest(const Target& target);
 
 enum class MayCompile { kYes, kNo };
+enum class MayLoad { kYes, kNo };  // kNo: BuiltKernel::binary in place of its module
 
 // Generates `schedule`'s kernel and finds, compiles or loads it. kNotReady where compiling is
 // needed and forbidden (kNo, or the device is capturing a graph).
 Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeConfig& config,
-                                 const Schedule& schedule, MayCompile may_compile);
+                                 const Schedule& schedule, MayCompile may_compile,
+                                 MayLoad may_load = MayLoad::kYes);
 
 // Identities under which measurements and choices are kept.
 MeasurementKey measurement_key(const MoeConfig& config, const Device& device, int64_t tokens,

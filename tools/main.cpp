@@ -9,6 +9,7 @@
 
 #include "base/nearest.h"
 #include "moejit/moejit.h"
+#include "runtime/trial_process.h"
 #include "tools/command.h"
 #include "tools/interrupt.h"
 
@@ -226,6 +227,10 @@ int command_line(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
+    // The tuner starts this command once more to run candidates that may not survive.
+    if (argc == 2 && std::string_view(argv[1]) == moejit::internal::kTrialVerb) {
+      return moejit::internal::serve_trials(STDIN_FILENO);
+    }
     return moejit::tools::command_line(argc, argv);
   } catch (const std::exception& error) {  // CLI11's own mistakes, and memory that ran out
     std::fprintf(stderr, "moejit: error: %s\n", error.what());

@@ -1,10 +1,13 @@
 #include "tuner/check.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <thread>
 
+#include "base/settings.h"
 #include "base/small_float.h"
 
 namespace moejit::internal {
@@ -106,18 +109,42 @@ Expected expected_rows(const Workload& load, int routing, double max_operations)
       std::clamp<int64_t>(static_cast<int64_t>(max_operations / per_token), 1, tokens);
   for (int64_t i = 0; i < count; ++i) expected.tokens.push_back(i * tokens / count);
   const int64_t h = config.hidden_size;
-  expected.rows.assign(static_cast<size_t>(count * h), 0.0);
+  // One piece per (token, expert), each on its own, added up in a fixed order afterwards.
+  struct Piece {
+    int64_t row = 0, token = 0, expert = 0;
+    double weight = 1;
+    std::vector<double> out;
+  };
+  std::vector<Piece> pieces;
   const Routing& r = load.routing(routing);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t t = expected.tokens[static_cast<size_t>(i)];
-    double* out = expected.rows.data() + i * h;
     for (int k = 0; k < config.top_k; ++k) {
       const size_t slot = static_cast<size_t>(t * config.top_k + k);
       if (r.ids[slot] < 0 || r.ids[slot] >= config.num_experts) continue;
-      add_expert(load, t, r.ids[slot], r.weights[slot], out);
+      pieces.push_back({i, t, r.ids[slot], r.weights[slot], {}});
     }
     for (int s = 0; s < config.num_shared_experts; ++s)
-      add_expert(load, t, config.num_experts + s, 1.0, out);
+      pieces.push_back({i, t, config.num_experts + s, 1.0, {}});
+  }
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
+      Piece& piece = pieces[i];
+      piece.out.assign(static_cast<size_t>(h), 0.0);
+      add_expert(load, piece.token, piece.expert, piece.weight, piece.out.data());
+    }
+  };
+  const size_t wanted = per_token * static_cast<double>(count) < 1e6 ? 1 : pieces.size();
+  std::vector<std::thread> helpers;
+  for (size_t i = 1; i < std::min(wanted, static_cast<size_t>(compile_jobs())); ++i)
+    helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  expected.rows.assign(static_cast<size_t>(count * h), 0.0);
+  for (const Piece& piece : pieces) {
+    double* row = expected.rows.data() + piece.row * h;
+    for (int64_t n = 0; n < h; ++n) row[n] += piece.out[static_cast<size_t>(n)];
   }
   return expected;
 }

@@ -3,43 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
-#include "base/hash.h"
 #include "tuner/random.h"
+#include "tuner/trace.h"
 
 namespace moejit::internal {
 namespace {
-
-Result<std::vector<double>> read_trace(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return Status(StatusCode::kIoError, "routing trace " + path + ": cannot be read");
-  }
-  std::stringstream text;
-  text << file.rdbuf();
-  const auto json = nlohmann::json::parse(text.str(), nullptr, false);
-  const auto bad = [&](const std::string& what) {
-    return Status(StatusCode::kDataError, "routing trace " + path + ": " + what);
-  };
-  if (!json.is_object() || !json.contains("counts") || !json["counts"].is_array()) {
-    return bad("must be a JSON object with an array \"counts\", one number per expert");
-  }
-  std::vector<double> counts;
-  double sum = 0;
-  for (const auto& item : json["counts"]) {
-    if (!item.is_number() || !(item.get<double>() >= 0) || !std::isfinite(item.get<double>())) {
-      return bad("counts[" + std::to_string(counts.size()) + "]: must be a finite number >= 0");
-    }
-    counts.push_back(item.get<double>());
-    sum += counts.back();
-  }
-  if (!(sum > 0)) return bad("counts: at least one must be above 0");
-  return counts;
-}
 
 // Weighted draw of K distinct experts: the K largest of log(u)/p keys (Efraimidis and Spirakis,
 // 2006, "Weighted random sampling with a reservoir").
@@ -84,15 +53,43 @@ Result<RoutingSpec> RoutingSpec::parse(const std::string& text) {
   }
   if (text.rfind("trace:", 0) == 0) {
     spec.kind = Kind::kTrace;
-    auto counts = read_trace(text.substr(6));
-    if (!counts.ok()) return counts.status();
-    spec.popularity = std::move(*counts);
-    const auto digest = sha256(spec.popularity.data(), spec.popularity.size() * sizeof(double));
-    spec.name = "trace:" + to_hex(digest.data(), 8);
+    MOEJIT_RETURN_IF_ERROR(read_trace(text.substr(6), &spec));
     return spec;
   }
   return invalid_argument("routing = \"" + text +
                           "\": must be uniform, zipf:S, trace:FILE, one or skip");
+}
+
+Status RoutingSpec::check(const MoeConfig& config) const {
+  const int64_t experts = config.num_experts;
+  if (kind != Kind::kTrace) return {};
+  if (static_cast<int64_t>(popularity.size()) > experts) {
+    return invalid_argument("routing trace: has counts of " + std::to_string(popularity.size()) +
+                            " experts, the layer has " + std::to_string(experts));
+  }
+  if (ids.empty()) return {};
+  if (ids_per_token != config.top_k) {
+    return invalid_argument("routing trace: has " + std::to_string(ids_per_token) +
+                            " ids a token, the layer's top_k is " + std::to_string(config.top_k));
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const size_t first =
+        i / static_cast<size_t>(ids_per_token) * static_cast<size_t>(ids_per_token);
+    const auto where = [&] {
+      return "routing trace: token " + std::to_string(first / static_cast<size_t>(ids_per_token)) +
+             ", id " + std::to_string(i - first) + " = " + std::to_string(ids[i]) + ": ";
+    };
+    if (ids[i] < -1 || ids[i] >= experts) {
+      return invalid_argument(where() + "must be from 0 to " + std::to_string(experts - 1) +
+                              ", or -1 for an expert that is elsewhere");
+    }
+    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(i);
+    if (ids[i] >= 0 && std::find(begin, end, ids[i]) != end) {
+      return invalid_argument(where() + "is named twice by that token");
+    }
+  }
+  return {};
 }
 
 Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t tokens,
@@ -118,11 +115,17 @@ Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t t
   routing.ids.resize(static_cast<size_t>(tokens * top_k));
   routing.weights.resize(routing.ids.size());
   std::vector<std::pair<double, int32_t>> scratch;
+  const int64_t recorded =
+      spec.ids_per_token > 0 ? static_cast<int64_t>(spec.ids.size()) / spec.ids_per_token : 0;
+  const int64_t begin =
+      recorded > 0 ? static_cast<int64_t>(random.below(static_cast<uint64_t>(recorded))) : 0;
   for (int64_t t = 0; t < tokens; ++t) {
     int32_t* ids = routing.ids.data() + t * top_k;
     float* weights = routing.weights.data() + t * top_k;
     if (spec.kind == RoutingSpec::Kind::kOne) {
       for (int k = 0; k < top_k; ++k) ids[k] = k;
+    } else if (recorded > 0) {
+      std::copy_n(spec.ids.data() + (begin + t) % recorded * top_k, top_k, ids);
     } else {
       draw_weighted(popularity, top_k, &random, &scratch, ids);
     }

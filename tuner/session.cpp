@@ -1,123 +1,63 @@
 #include "tuner/session.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
-#include <thread>
 
-#include "tuner/check.h"
-#include "tuner/random.h"
-#include "tuner/roofline.h"
+#include "tuner/candidates.h"
+#include "tuner/compile_pool.h"
+#include "tuner/decide.h"
 
 namespace moejit::internal {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Candidate {
-  Schedule schedule;
-  double predicted_s = 0;
-  int rank = 0;  // in the model's order, from 1
-  bool is_default = false, is_incumbent = false;
-  std::optional<Result<BuiltKernel>> built;
-  std::vector<double> samples;  // screening
-  std::vector<double> finals;
-  double error = 0;
-  bool alive = false;
-};
-
-void add_candidate(std::vector<Candidate>* list, const std::vector<RankedSchedule>& ranked,
-                   const Schedule& schedule, bool is_default, bool is_incumbent) {
-  for (Candidate& c : *list) {
-    if (c.schedule == schedule) {
-      c.is_default |= is_default;
-      c.is_incumbent |= is_incumbent;
-      return;
-    }
-  }
-  for (size_t r = 0; r < ranked.size(); ++r) {
-    if (ranked[r].schedule == schedule) {
-      Candidate added;
-      added.schedule = schedule;
-      added.predicted_s = ranked[r].predicted_s;
-      added.rank = static_cast<int>(r) + 1;
-      added.is_default = is_default;
-      added.is_incumbent = is_incumbent;
-      list->push_back(std::move(added));
-      return;
-    }
-  }
-  // A seed that is no longer legal is dropped: it came from another version or device.
-}
-
-std::vector<Candidate> choose_candidates(const MoeConfig& config, const Target& target,
-                                         const std::vector<RankedSchedule>& ranked, int64_t tokens,
-                                         const SessionOptions& options) {
-  std::vector<Candidate> list;
-  const Family* first = find_family(ranked.front().schedule.family);
-  add_candidate(&list, ranked, first->default_schedule(config, target, tokens), true, false);
-  for (size_t i = 0; i < options.seeds.size(); ++i) {
-    add_candidate(&list, ranked, options.seeds[i], false, i == 0);
-  }
-  const size_t limit =
-      options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
-  // Two explorers that the model does not choose: its blind spots show when one of them wins.
-  const size_t explorers = options.exhaustive || limit < 4 ? 0 : 2;
-  for (const RankedSchedule& r : ranked) {
-    if (list.size() + explorers >= limit) break;
-    add_candidate(&list, ranked, r.schedule, false, false);
-  }
-  Random random(options.seed);
-  for (size_t i = 0; i < explorers; ++i) {
-    add_candidate(&list, ranked, ranked[random.below(ranked.size())].schedule, false, false);
-  }
-  return list;
-}
-
-void build_all(std::vector<Candidate>* list, const Builder& build, int jobs) {
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i; (i = next.fetch_add(1)) < list->size();) {
-      (*list)[i].built = build((*list)[i].schedule);
-    }
-  };
-  std::vector<std::thread> threads;
-  const int count = std::min<int>(std::max(jobs, 1), static_cast<int>(list->size()));
-  for (int i = 1; i < count; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-}
-
 class Session {
  public:
-  Session(const Device& device, Workload& load, const DeviceLimits& limits, const Builder& build,
-          TrialSink* sink, const SessionOptions& options)
-      : device_(device),
-        load_(load),
-        limits_(limits),
+  Session(const SessionProblem& problem, Lab& lab, const Builder& build, TrialSink* sink,
+          const SessionOptions& options)
+      : problem_(problem),
+        lab_(lab),
         build_(build),
         sink_(sink),
         options_(options),
-        config_(load.weights().config()),
         start_(Clock::now()) {}
 
   Result<SessionResult> run() {
-    const Target& target = device_.info().target;
-    const auto rows = load_.row_counts();
-    const auto ranked = rank_schedules(config_, target, limits_, rows);
+    const auto ranked =
+        rank_schedules(problem_.config, problem_.target, problem_.limits, problem_.rows);
     if (ranked.empty()) {
       return Status(StatusCode::kUnsupported,
-                    "no kernel family supports this layer on " + device_.info().name);
+                    "no kernel family supports this layer on " + problem_.device);
     }
-    result_.floor_s = mean_floor(config_, limits_, rows, load_.tokens()).seconds;
-    candidates_ = choose_candidates(config_, target, ranked, load_.tokens(), options_);
+    result_.floor_s =
+        mean_floor(problem_.config, problem_.limits, problem_.rows, problem_.tokens).seconds;
+    candidates_ = choose_candidates(problem_, ranked, options_, &result_.left_out);
+    if (candidates_.empty()) {
+      return Status(StatusCode::kDeviceError,
+                    "tokens = " + std::to_string(problem_.tokens) +
+                        ": every candidate hung or crashed before; --force tries them again");
+    }
     if (!report(TuneStage::kCompile, 0, "")) return stop();
-    build_all(&candidates_, build_, options_.jobs);
-    reject_spills();
-    MOEJIT_RETURN_IF_ERROR(reserve());
-    expected_ = expected_rows(load_, 0, 4e9);
-    if (!screen()) return stop();
+    std::vector<Schedule> schedules;
+    for (const Candidate& c : candidates_) schedules.push_back(c.schedule);
+    // Lives as long as this run: what it has built is pointed to from the candidates.
+    CompilePool pool(build_, std::move(schedules), options_.jobs, compile_until());
+    // On the CPU, compilers would disturb the measurements.
+    if (problem_.target.backend == BackendKind::kCpu ||
+        problem_.target.backend == BackendKind::kSim)
+      pool.wait_all();
+    if (const Status entered = lab_.enter({.tokens = problem_.tokens,
+                                           .num_routings = static_cast<int>(problem_.rows.size()),
+                                           .seed = 1,
+                                           .check_operations = options_.check_operations});
+        !entered.ok()) {
+      if (entered.code() != StatusCode::kCancelled) return entered;
+      result_.late = true;
+      return result_;
+    }
+    if (!screen(pool)) return stop();
     if (!finals()) return stop();
     decide();
     return result_;
@@ -125,12 +65,20 @@ class Session {
 
  private:
   double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-  bool out_of_budget() const { return options_.seconds > 0 && elapsed() > options_.seconds; }
+  double seconds_left() const {
+    if (!options_.deadline) return 1e9;
+    return std::chrono::duration<double>(*options_.deadline - Clock::now()).count();
+  }
+  // Of the time that there is, two fifths may go into compiling.
+  std::optional<Clock::time_point> compile_until() const {
+    if (!options_.deadline) return std::nullopt;
+    return start_ + (*options_.deadline - start_) * 2 / 5;
+  }
 
   bool report(TuneStage stage, size_t done, const std::string& schedule) {
     if (!options_.progress) return true;
     TuneProgress p;
-    p.tokens = load_.tokens();
+    p.tokens = problem_.tokens;
     p.stage = stage;
     p.done = static_cast<int32_t>(done);
     p.total = static_cast<int32_t>(candidates_.size());
@@ -145,9 +93,9 @@ class Session {
   Trial trial(const Candidate& c, const char* stage, const char* status) const {
     Trial t;
     t.schedule = c.schedule;
-    if (c.built && c.built->ok()) {
-      t.digest = (*c.built)->digest;
-      t.toolchain = (*c.built)->toolchain;
+    if (c.built != nullptr) {
+      t.digest = c.built->digest;
+      t.toolchain = c.built->toolchain;
     }
     t.stage = stage;
     t.status = status;
@@ -165,84 +113,112 @@ class Session {
     if (sink_ != nullptr) sink_->on_trial(t);
   }
 
-  // A kernel that spills is measured only when every candidate does.
-  void reject_spills() {
-    bool any_clean = false;
-    for (const Candidate& c : candidates_) {
-      any_clean |= c.built->ok() && (*c.built)->spill_bytes <= 0;
-    }
-    for (Candidate& c : candidates_) {
-      if (!c.built->ok()) {
-        fail(&c, "compile_error", c.built->status().message());
-      } else if (any_clean && (*c.built)->spill_bytes > 0) {
-        fail(&c, "spill", std::to_string((*c.built)->spill_bytes) + " bytes of registers spilled");
-      } else {
-        c.alive = true;
-      }
-    }
-  }
-
-  Status reserve() {
-    int64_t bytes = 256;
-    for (const Candidate& c : candidates_) {
-      if (!c.alive) continue;
-      const auto& regions = (*c.built)->source.workspace;
-      bytes = std::max(bytes, workspace_offset(regions, regions.size(), load_.tokens()));
-    }
-    return load_.reserve_workspace(device_, bytes);
-  }
-
-  bool screen() {
+  // False: stop, without a choice.
+  bool screen(CompilePool& pool) {
+    std::vector<Candidate*> spilled;
     size_t done = 0;
-    for (Candidate& c : candidates_) {
+    for (size_t i = 0; i < candidates_.size(); ++i) {
+      Candidate& c = candidates_[i];
       ++done;
-      if (!c.alive) continue;
-      if (out_of_budget() && best_ > 0) {
-        c.alive = false;  // not measured, not failed
+      const Result<BuiltKernel>* built = pool.get(i);
+      if (built == nullptr) {
+        ++result_.left_out;
         continue;
       }
-      if (!report(TuneStage::kScreen, done, c.schedule.to_json())) return false;
-      const Module& module = *(*c.built)->module;
-      const auto check = check_module(device_, module, load_, 0, expected_);
-      if (!check.ok()) {
-        fail(&c, "fault", check.status().message());
+      if (!built->ok()) {
+        fail(&c, "compile_error", built->status().message());
         continue;
       }
-      c.error = check->error;
-      if (!check->problem.empty()) {
-        fail(&c, "wrong", check->problem);
+      c.built = &built->value();
+      if (c.built->spill_bytes > 0) {
+        spilled.push_back(&c);
         continue;
       }
-      // Enough samples to see 25 %, few where one takes long.
-      auto first = measure(device_, module, load_, 1, 0, 2);
-      if (first.ok()) {
-        const double fast = *std::min_element(first->begin(), first->end());
-        if (best_ == 0 || fast < 1.5 * best_) {
-          const int more = std::clamp(static_cast<int>(0.05 / std::max(fast, 1e-7)), 1, 8);
-          const auto rest = measure(device_, module, load_, 0, 2, more);
-          if (rest.ok()) first->insert(first->end(), rest->begin(), rest->end());
-        }
+      if (!screen_one(&c, done)) return false;
+    }
+    // A kernel that spills is measured only when no other is left.
+    const bool any_clean = result_.measured > 0;
+    for (Candidate* c : spilled) {
+      if (any_clean) {
+        fail(c, "spill", std::to_string(c->built->spill_bytes) + " bytes of registers spilled");
+      } else if (!screen_one(c, done)) {
+        return false;
       }
-      if (!first.ok()) {
-        fail(&c, "fault", first.status().message());
-        continue;
-      }
-      c.samples = *first;
-      ++result_.measured;
-      Trial t = trial(c, "screen", "ok");
-      t.timing = summarize(c.samples);
-      if (best_ == 0 || t.timing.median_s < best_) best_ = t.timing.median_s;
-      if (sink_ != nullptr) sink_->on_trial(t);
     }
     return true;
   }
 
-  bool finals() {
+  bool screen_one(Candidate* c, size_t done) {
+    if (best_ > 0 && seconds_left() <= 0) {
+      ++result_.left_out;
+      return true;
+    }
+    if (!report(TuneStage::kScreen, done, c->schedule.to_json())) return false;
+    if (c->known != nullptr) {
+      c->samples = c->known->seconds;
+      c->error = c->known->error;
+      accept(c);
+      return true;
+    }
+    const auto checked = [&]() -> Result<CheckResult> {
+      MOEJIT_RETURN_IF_ERROR(load(c));
+      return lab_.check(c->kernel, c->predicted_s);
+    }();
+    if (!checked.ok()) return failed(c, checked.status());
+    c->error = checked->error;
+    if (!checked->problem.empty()) {
+      fail(c, "wrong", checked->problem);
+      return true;
+    }
+    // Enough samples to see 25 %, few where one takes long.
+    auto first = lab_.measure(c->kernel, 1, 0, 2, c->predicted_s);
+    if (!first.ok()) return failed(c, first.status());
+    const double fast = *std::min_element(first->begin(), first->end());
+    if (best_ == 0 || fast < 1.5 * best_) {
+      const int more = std::clamp(static_cast<int>(0.05 / std::max(fast, 1e-7)), 1, 8);
+      const auto rest = lab_.measure(c->kernel, 0, 2, more, fast);
+      if (!rest.ok()) return failed(c, rest.status());
+      first->insert(first->end(), rest->begin(), rest->end());
+    }
+    c->samples = *first;
+    Trial t = trial(*c, "screen", "ok");
+    t.timing = summarize(c->samples);
+    if (sink_ != nullptr) sink_->on_trial(t);
+    accept(c);
+    return true;
+  }
+
+  Status load(Candidate* c) {
+    if (c->kernel >= 0) return {};
+    auto kernel = lab_.add(*c->built, c->schedule);
+    if (!kernel.ok()) return kernel.status();
+    c->kernel = *kernel;
+    return {};
+  }
+
+  // True: go on with the others.
+  bool failed(Candidate* c, const Status& status) {
+    if (status.code() == StatusCode::kCancelled) {  // the clock's doing, not the candidate's
+      ++result_.left_out;
+      return true;
+    }
+    fail(c, failure_status(status), status.message());
+    return true;
+  }
+
+  void accept(Candidate* c) {
+    ++result_.measured;
+    c->alive = true;
+    const double median = summarize(c->samples).median_s;
+    if (best_ == 0 || median < best_) best_ = median;
+  }
+
+  std::vector<Candidate*> choose_finalists() {
     std::vector<Candidate*> list;
     for (Candidate& c : candidates_) {
-      if (c.alive && !c.samples.empty()) list.push_back(&c);
+      if (c.alive) list.push_back(&c);
     }
-    std::sort(list.begin(), list.end(), [](const Candidate* a, const Candidate* b) {
+    std::stable_sort(list.begin(), list.end(), [](const Candidate* a, const Candidate* b) {
       return summarize(a->samples).median_s < summarize(b->samples).median_s;
     });
     std::vector<Candidate*> chosen;
@@ -251,56 +227,73 @@ class Session {
       // Default and incumbent are always there: a switch away from them is earned in the same run.
       if ((close && chosen.size() < 4) || c->is_default || c->is_incumbent) chosen.push_back(c);
     }
-    if (chosen.empty()) return true;
-    const double one_round = best_ * static_cast<double>(chosen.size());
-    const int rounds = std::clamp(static_cast<int>(2.0 / std::max(one_round, 1e-6)), 5, 20);
-    for (int round = 0; round < rounds; ++round) {
+    return chosen;
+  }
+
+  // False: stop, without a choice.
+  bool finals() {
+    finalists_ = choose_finalists();
+    if (finalists_.empty()) return true;
+    double one_round = 0;
+    for (const Candidate* c : finalists_) one_round += summarize(c->samples).median_s;
+    int rounds = std::clamp(static_cast<int>(2.0 / std::max(one_round, 1e-6)), 5, 20);
+    if (one_round * 5 > seconds_left()) rounds = 0;  // screening has to do
+    for (int round = 0; round < rounds && !finalists_.empty(); ++round) {
+      if (round >= 3 && seconds_left() <= one_round) break;
       if (!report(TuneStage::kFinal,
                   static_cast<size_t>(round) * candidates_.size() / static_cast<size_t>(rounds),
-                  chosen[0]->schedule.to_json()))
+                  finalists_[0]->schedule.to_json()))
         return false;
-      if (round >= 3 && out_of_budget()) break;
-      for (Candidate* c : chosen) {
-        const auto sample = measure(device_, *(*c->built)->module, load_, 0, round, 1);
-        if (sample.ok()) c->finals.push_back((*sample)[0]);
+      for (Candidate* c : std::vector<Candidate*>(finalists_)) {
+        Status status = load(c);
+        if (status.ok()) {
+          const auto sample = lab_.measure(c->kernel, 0, round, 1, summarize(c->samples).median_s);
+          if (sample.ok()) c->finals.push_back((*sample)[0]);
+          status = sample.status();
+        }
+        if (status.ok()) continue;
+        if (status.code() == StatusCode::kCancelled) {
+          rounds = 0;
+          break;
+        }
+        std::erase(finalists_, c);
+        failed(c, status);
       }
     }
-    for (Candidate* c : chosen) {
-      if (c->finals.empty()) continue;
+    // The same rounds for everybody; without enough of them, screening decides.
+    size_t complete = finalists_.empty() ? 0 : finalists_[0]->finals.size();
+    for (const Candidate* c : finalists_) complete = std::min(complete, c->finals.size());
+    for (Candidate* c : finalists_) {
+      c->finals.resize(complete);
+      if (complete < 3) continue;
       Trial t = trial(*c, "final", "ok");
       t.timing = summarize(c->finals);
       if (sink_ != nullptr) sink_->on_trial(t);
-      finalists_.push_back(c);
     }
     return true;
   }
 
   void decide() {
     if (finalists_.empty()) return;
-    const auto median = [](const Candidate* c) { return summarize(c->finals).median_s; };
-    const Candidate* best =
-        *std::min_element(finalists_.begin(), finalists_.end(),
-                          [&](auto* a, auto* b) { return median(a) < median(b); });
+    const bool measured = finalists_[0]->finals.size() >= 3;
+    std::vector<Finalist> list;
     const Candidate* fallback = nullptr;
     for (const Candidate* c : finalists_) {
+      list.push_back({measured ? c->finals : std::vector<double>{summarize(c->samples).median_s},
+                      c->is_incumbent, c->is_default, c->schedule.to_json()});
       if (c->is_default) fallback = c;
     }
-    // Inside the noise the answer must not depend on luck: the incumbent stays, else the schedule
-    // that the model ranks first.
-    const Candidate* winner = best;
-    for (const Candidate* c : finalists_) {
-      const double band =
-          std::max(0.02, std::max(relative_noise(c->finals), relative_noise(best->finals)));
-      if (median(c) > median(best) * (1 + std::min(band, 0.05))) continue;
-      const auto order = [](const Candidate* x) { return std::pair(!x->is_incumbent, x->rank); };
-      if (order(c) < order(winner)) winner = c;
-    }
+    const Candidate& winner = *finalists_[choose_winner(list)];
+    const auto timing = [&](const Candidate& c) {
+      return summarize(measured ? c.finals : c.samples);
+    };
     result_.found = true;
-    result_.winner = trial(*winner, "final", "ok");
-    result_.winner.timing = summarize(winner->finals);
-    result_.model_rank = winner->rank;
-    result_.predicted_s = winner->predicted_s;
-    if (fallback != nullptr) result_.versus_default = median(fallback) / median(winner);
+    result_.winner = trial(winner, measured ? "final" : "screen", "ok");
+    result_.winner.timing = timing(winner);
+    result_.model_rank = winner.rank;
+    result_.predicted_s = winner.predicted_s;
+    if (fallback != nullptr)
+      result_.versus_default = timing(*fallback).median_s / timing(winner).median_s;
   }
 
   Result<SessionResult> stop() {
@@ -308,17 +301,14 @@ class Session {
     return result_;
   }
 
-  const Device& device_;
-  Workload& load_;
-  const DeviceLimits& limits_;
+  const SessionProblem& problem_;
+  Lab& lab_;
   const Builder& build_;
   TrialSink* sink_;
   const SessionOptions& options_;
-  const MoeConfig& config_;
   const Clock::time_point start_;
   std::vector<Candidate> candidates_;
   std::vector<Candidate*> finalists_;
-  Expected expected_;
   double best_ = 0;
   SessionResult result_;
 };
@@ -340,10 +330,9 @@ Result<std::vector<double>> measure(const Device& device, const Module& module,
       [&](int i, Stream stream) { return module.launch(load.args(first + i), stream); }, samples);
 }
 
-Result<SessionResult> tune_bucket(const Device& device, Workload& load, const DeviceLimits& limits,
-                                  const Builder& build, TrialSink* sink,
-                                  const SessionOptions& options) {
-  return Session(device, load, limits, build, sink, options).run();
+Result<SessionResult> tune_bucket(const SessionProblem& problem, Lab& lab, const Builder& build,
+                                  TrialSink* sink, const SessionOptions& options) {
+  return Session(problem, lab, build, sink, options).run();
 }
 
 }  // namespace moejit::internal

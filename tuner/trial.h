@@ -15,7 +15,8 @@ namespace moejit::internal {
 
 // One schedule, generated, compiled (or found in the cache) and loaded.
 struct BuiltKernel {
-  std::shared_ptr<const Module> module;
+  std::shared_ptr<const Module> module;  // null where it is to be loaded elsewhere
+  std::shared_ptr<const Binary> binary;  // then what to load
   KernelSource source;
   std::array<uint8_t, 32> digest{};  // of the source; the artifact's key
   std::string toolchain;
@@ -28,7 +29,7 @@ struct Trial {
   std::array<uint8_t, 32> digest{};
   std::string toolchain;
   std::string stage;   // "screen", "final"
-  std::string status;  // "ok", "compile_error", "wrong", "fault", "spill"
+  std::string status;  // "ok", "compile_error", "wrong", "fault", "timeout", "spill"
   TimingSummary timing;
   double predicted_s = 0, floor_s = 0, error = 0;
   std::string note;

@@ -44,7 +44,7 @@ int64_t PatternTensor::offset(int64_t row) const {
       static_cast<uint64_t>(Pattern::kSize));
 }
 
-Status PatternTensor::fill(const Device& target) {
+Status PatternTensor::fill(const Device& target, const std::function<bool()>& stop) {
   if (cols > kWindowSlack) {
     return {StatusCode::kUnsupported, "row of " + std::to_string(cols) +
                                           " elements: the tuner's tensors have rows of at most " +
@@ -58,6 +58,7 @@ Status PatternTensor::fill(const Device& target) {
       std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(row_bytes, 1));
   std::vector<uint8_t> staging(static_cast<size_t>(block_rows * row_bytes));
   for (int64_t row = 0; row < rows; row += block_rows) {
+    if (stop && stop()) return {StatusCode::kCancelled, "out of time while filling weights"};
     const int64_t count = std::min(block_rows, rows - row);
     for (int64_t r = 0; r < count; ++r) {
       std::memcpy(staging.data() + r * row_bytes, pattern->bytes(offset(row + r)),
@@ -70,7 +71,8 @@ Status PatternTensor::fill(const Device& target) {
 }
 
 Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, const Device& device,
-                                                     int64_t min_bytes) {
+                                                     int64_t min_bytes,
+                                                     const std::function<bool()>& stop) {
   auto weights = std::make_shared<Weights>();
   weights->config_ = config;
   const int64_t experts = config.total_experts();
@@ -93,8 +95,8 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
                       config.transposed ? n : h, nullptr};
     PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h),
                      config.transposed ? h : i, nullptr};
-    MOEJIT_RETURN_IF_ERROR(w13.fill(device));
-    MOEJIT_RETURN_IF_ERROR(w2.fill(device));
+    MOEJIT_RETURN_IF_ERROR(w13.fill(device, stop));
+    MOEJIT_RETURN_IF_ERROR(w2.fill(device, stop));
     weights->w13_.push_back(std::move(w13));
     weights->w2_.push_back(std::move(w2));
   }

@@ -2,6 +2,7 @@
 // computable on the host without keeping a copy.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,7 +41,8 @@ struct PatternTensor {
   int64_t offset(int64_t row) const;  // of the row's window
   double at(int64_t row, int64_t col) const { return pattern->value(offset(row) + col); }
   int64_t bytes() const { return rows * cols * static_cast<int64_t>(pattern->element_bytes()); }
-  Status fill(const Device& device);  // allocates and writes
+  // Allocates and writes; kCancelled soon after `stop` says so.
+  Status fill(const Device& device, const std::function<bool()>& stop = {});
 };
 
 // The layer's weights, in as many copies as it takes to keep a launch from finding its weights in
@@ -48,7 +50,8 @@ struct PatternTensor {
 class Weights {
  public:
   static Result<std::shared_ptr<const Weights>> make(const MoeConfig& config, const Device& device,
-                                                     int64_t min_bytes);
+                                                     int64_t min_bytes,
+                                                     const std::function<bool()>& stop = {});
   int copies() const { return static_cast<int>(w13_.size()); }
   const PatternTensor& w13(int copy = 0) const { return w13_[static_cast<size_t>(copy)]; }
   const PatternTensor& w2(int copy = 0) const { return w2_[static_cast<size_t>(copy)]; }

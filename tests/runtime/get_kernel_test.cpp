@@ -152,7 +152,7 @@ TEST_F(GetKernelOnCpu, TunePolicyGivesExactBucketsThatOutliveTheProcessMap) {
   Options options = cpu(directory_, 8);
   options.tokens = {2, 8};
   options.policy = Policy::kTune;
-  options.tune_budget_s = 2;
+  options.tune_budget_s = 12;
   const auto tuned = moejit::get_kernel(layer(), options);
   ASSERT_TRUE(tuned.ok()) << tuned.status().to_string();
   for (const auto& bucket : tuned->buckets()) {

@@ -24,7 +24,9 @@ const std::map<std::string, std::vector<std::string>>& allowed() {
         "templates/device/sim/runtime.h"}},
       {"tuner", {"base/", "generator/", "backends/backend.h"}},
       {"runtime", {"base/", "generator/", "backends/", "cache/", "tuner/", "templates/abi.h"}},
-      {"tools", {"base/", "cache/inspect.h", "backends/backend.h", "generator/family.h"}},
+      {"tools",
+       {"base/", "cache/inspect.h", "backends/backend.h", "generator/family.h", "runtime/report.h",
+        "runtime/trial_process.h"}},
       {"templates", {}},
   };
   return table;

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <set>
 
+#include "base/safetensors.h"
+
 namespace moejit::internal {
 namespace {
 
@@ -104,6 +106,78 @@ TEST(Routing, RefusalsNameValueAndRule) {
     std::ofstream(path) << text;
     EXPECT_EQ(RoutingSpec::parse("trace:" + path).status().code(), StatusCode::kDataError) << text;
   }
+}
+
+std::string write_trace(const std::string& name, const std::string& text) {
+  const std::string path = testing::TempDir() + name;
+  std::ofstream(path, std::ios::binary) << text;
+  return "trace:" + path;
+}
+
+MoeConfig four_of_two() {
+  MoeConfig config = layer();
+  config.num_experts = 4;
+  config.top_k = 2;
+  return config;
+}
+
+TEST(Routing, TextOfIdsIsReplayedInItsOrder) {
+  const RoutingSpec s = spec(write_trace("ids.txt", "# two a token\n0 1\n2,3\n\n 1;-1 # one\r\n"));
+  ASSERT_EQ(s.ids, (std::vector<int32_t>{0, 1, 2, 3, 1, -1}));
+  ASSERT_TRUE(s.check(four_of_two()).ok());
+  const Routing r = draw_routing(s, four_of_two(), 7, 5);
+  size_t begin = 0;  // the place that the seed chose
+  while (begin < 3 && r.ids[0] != s.ids[2 * begin]) ++begin;
+  for (size_t i = 0; i < r.ids.size(); ++i) EXPECT_EQ(r.ids[i], s.ids[(2 * begin + i) % 6]) << i;
+  int64_t rows = 0;
+  for (const int64_t n : r.rows) rows += n;
+  int64_t skipped = 0;
+  for (const int32_t id : r.ids) skipped += id < 0;
+  EXPECT_EQ(rows + skipped, 14);
+  std::set<int32_t> starts;
+  for (uint64_t seed = 0; seed < 20; ++seed)
+    starts.insert(draw_routing(s, four_of_two(), 1, seed).ids[0]);
+  EXPECT_EQ(starts.size(), 3u);
+}
+
+TEST(Routing, SafetensorsOfEitherWidthAreTheSameTrace) {
+  const int32_t narrow[] = {0, 1, 3, 2};
+  const int64_t wide[] = {0, 1, 3, 2};
+  const auto a = safetensors_bytes({{"topk_ids", {TensorType::kI32, {2, 2}, narrow, 16}}});
+  const auto b = safetensors_bytes({{"topk_ids", {TensorType::kI64, {2, 2}, wide, 32}}});
+  const RoutingSpec x = spec(write_trace("a.safetensors", *a));
+  const RoutingSpec y = spec(write_trace("b.safetensors", *b));
+  EXPECT_EQ(x.ids, (std::vector<int32_t>{0, 1, 3, 2}));
+  EXPECT_EQ(x.ids, y.ids);
+  EXPECT_EQ(x.name, y.name);
+  EXPECT_EQ(x.name, spec(write_trace("c.txt", "0 1\n3 2")).name);
+  EXPECT_NE(x.name, spec(write_trace("d.txt", "0 1\n2 3")).name);
+}
+
+TEST(Routing, TracesThatDoNotFitTheLayerAreRefused) {
+  const std::pair<const char*, const char*> wrong[] = {{"0 1\n4 0\n", "token 1, id 0 = 4"},
+                                                       {"0 -2\n", "id 1 = -2"},
+                                                       {"1 1\n", "twice"},
+                                                       {"0 1 2\n", "top_k is 2"},
+                                                       {"9999999999 1\n", "line 1"}};
+  for (const auto& [text, words] : wrong) {
+    const auto parsed = RoutingSpec::parse(write_trace("wrong.txt", text));
+    const Status status = parsed.ok() ? parsed->check(four_of_two()) : parsed.status();
+    EXPECT_NE(status.message().find(words), std::string::npos) << text << status.message();
+  }
+  const int64_t far[] = {int64_t{1} << 40, 0};
+  const auto bytes = safetensors_bytes({{"topk_ids", {TensorType::kI64, {1, 2}, far, 16}}});
+  EXPECT_FALSE(spec(write_trace("far.safetensors", *bytes)).check(four_of_two()).ok());
+  EXPECT_FALSE(
+      spec(write_trace("five.json", "{\"counts\":[1,1,1,1,1]}")).check(four_of_two()).ok());
+  for (const char* text : {"0 1\n2\n", "0 x\n", "# nothing\n"}) {
+    EXPECT_EQ(RoutingSpec::parse(write_trace("bad.txt", text)).status().code(),
+              StatusCode::kDataError);
+  }
+  const float other[] = {0, 1};
+  const auto floats = safetensors_bytes({{"topk_ids", {TensorType::kF32, {1, 2}, other, 8}}});
+  EXPECT_EQ(RoutingSpec::parse(write_trace("f.safetensors", *floats)).status().code(),
+            StatusCode::kDataError);
 }
 
 }  // namespace

@@ -71,9 +71,6 @@ class RecordingSink : public TrialSink {
 class SessionTest : public testing::Test {
  protected:
   SessionTest() {
-    auto weights = Weights::make(layer(), device_, 0);
-    auto load = Workload::make(*weights, device_, RoutingSpec{}, 8, 3, 1);
-    load_ = *load;
     limits_ = {.read_bytes_per_s = 1e10,
                .dot_flops_per_s = 1e11,
                .vector_flops_per_s = 1e11,
@@ -101,14 +98,25 @@ class SessionTest : public testing::Test {
       return built;
     };
   }
+  SessionProblem problem() const {
+    SessionProblem p{.config = layer(),
+                     .target = device_.info().target,
+                     .device = "host",
+                     .tokens = 8,
+                     .rows = {},
+                     .limits = limits_};
+    for (uint64_t i = 0; i < 3; ++i)
+      p.rows.push_back(draw_routing(RoutingSpec{}, layer(), 8, 1 + i).rows);
+    return p;
+  }
   SessionResult tune(SessionOptions options = {}) {
-    auto result = tune_bucket(device_, *load_, limits_, builder(), &sink_, options);
+    const auto lab = make_local_lab(device_, layer(), RoutingSpec{});
+    auto result = tune_bucket(problem(), *lab, builder(), &sink_, options);
     EXPECT_TRUE(result.ok()) << result.status().message();
     return result.ok() ? *result : SessionResult{};
   }
 
   HostDevice device_;
-  std::shared_ptr<Workload> load_;
   DeviceLimits limits_;
   std::vector<Schedule> space_;
   std::map<std::string, double> seconds_;
@@ -139,7 +147,7 @@ TEST_F(SessionTest, MeasuresNoMoreCandidatesThanAsked) {
   EXPECT_LE(builds_, 5);
 }
 
-TEST_F(SessionTest, EqualTimesGoToTheModelsOrderEveryTime) {
+TEST_F(SessionTest, EqualTimesGoToTheSameScheduleEveryTime) {
   const SessionResult first = tune();
   const SessionResult second = tune({.seed = 99});
   EXPECT_EQ(first.winner.schedule, second.winner.schedule);
@@ -222,6 +230,40 @@ TEST_F(SessionTest, FinalsIncludeTheDefaultEvenWhenSlow) {
 TEST_F(SessionTest, IllegalSeedsAreDropped) {
   Schedule foreign{.family = "no_such_family", .params = {{"a", 1}}};
   EXPECT_TRUE(tune({.seeds = {foreign}}).found);
+}
+
+TEST_F(SessionTest, WhatHungBeforeIsNotTriedAgain) {
+  const Schedule bad = space_[1];
+  SessionOptions options{.exhaustive = true};
+  options.known = {{.schedule = bad, .status = "timeout", .seconds = {}}};
+  const SessionResult r = tune(options);
+  EXPECT_EQ(r.left_out, 1);
+  EXPECT_EQ(builds_, static_cast<int>(space_.size()) - 1);
+  for (const Trial& t : sink_.trials) EXPECT_NE(t.schedule, bad);
+}
+
+TEST_F(SessionTest, WhatWasScreenedBeforeIsNotScreenedAgainAndMeetsTheOthersInTheFinals) {
+  const Schedule fast = space_.back();
+  seconds_[fast.to_json()] = 0.5e-3;
+  SessionOptions options{.exhaustive = true};
+  options.known = {{.schedule = fast, .status = "ok", .seconds = {0.4e-3}, .error = 1e-7}};
+  const SessionResult r = tune(options);
+  EXPECT_EQ(r.winner.schedule, fast);
+  EXPECT_NEAR(r.winner.timing.median_s, 0.5e-3, 1e-9);  // of the finals, not of long ago
+  EXPECT_EQ(r.measured, static_cast<int>(space_.size()));
+  int screened = 0;
+  for (const Trial& t : sink_.trials) screened += t.stage == "screen" && t.schedule == fast;
+  EXPECT_EQ(screened, 0);
+}
+
+TEST_F(SessionTest, PastTheDeadlineOneCandidateIsMeasuredAndTheOthersAreLeftOut) {
+  SessionOptions options{.exhaustive = true};
+  options.deadline = std::chrono::steady_clock::now();
+  const SessionResult r = tune(options);
+  EXPECT_TRUE(r.found);
+  EXPECT_EQ(r.measured, 1);
+  EXPECT_EQ(r.left_out, static_cast<int>(space_.size()) - 1);
+  EXPECT_EQ(r.winner.stage, "screen");
 }
 
 }  // namespace

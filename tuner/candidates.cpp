@@ -1,0 +1,96 @@
+#include "tuner/candidates.h"
+
+#include <algorithm>
+
+#include "tuner/random.h"
+
+namespace moejit::internal {
+namespace {
+
+class Chooser {
+ public:
+  Chooser(const std::vector<RankedSchedule>& ranked, const SessionOptions& options)
+      : ranked_(ranked), options_(options), bad_(ranked.size()), known_(ranked.size()) {
+    for (const KnownTrial& known : options.known) {
+      const size_t r = find(known.schedule);
+      if (r == ranked_.size()) continue;
+      if (known.status == "ok") {
+        known_[r] = &known;
+      } else if (!bad_[r]) {
+        bad_[r] = true;
+        ++bad_count_;
+      }
+    }
+  }
+
+  void add(const Schedule& schedule, bool is_default, bool is_incumbent) {
+    // A seed that is no longer legal is dropped: it came from another version or device.
+    if (const size_t r = find(schedule); r < ranked_.size())
+      add_ranked(r, is_default, is_incumbent);
+  }
+
+  void add_ranked(size_t r, bool is_default = false, bool is_incumbent = false) {
+    if (bad_[r]) return;
+    for (Candidate& c : list_) {
+      if (c.rank == static_cast<int>(r) + 1) {
+        c.is_default |= is_default;
+        c.is_incumbent |= is_incumbent;
+        return;
+      }
+    }
+    Candidate added;
+    added.schedule = ranked_[r].schedule;
+    added.predicted_s = ranked_[r].predicted_s;
+    added.rank = static_cast<int>(r) + 1;
+    added.is_default = is_default;
+    added.is_incumbent = is_incumbent;
+    added.known = known_[r];
+    list_.push_back(std::move(added));
+  }
+
+  size_t size() const { return list_.size(); }
+  int bad_count() const { return bad_count_; }
+  std::vector<Candidate> take() { return std::move(list_); }
+
+ private:
+  size_t find(const Schedule& schedule) const {
+    return static_cast<size_t>(
+        std::find_if(ranked_.begin(), ranked_.end(),
+                     [&](const RankedSchedule& r) { return r.schedule == schedule; }) -
+        ranked_.begin());
+  }
+
+  const std::vector<RankedSchedule>& ranked_;
+  const SessionOptions& options_;
+  std::vector<bool> bad_;
+  std::vector<const KnownTrial*> known_;
+  std::vector<Candidate> list_;
+  int bad_count_ = 0;
+};
+
+}  // namespace
+
+std::vector<Candidate> choose_candidates(const SessionProblem& problem,
+                                         const std::vector<RankedSchedule>& ranked,
+                                         const SessionOptions& options, int* known_bad) {
+  Chooser chooser(ranked, options);
+  *known_bad = chooser.bad_count();
+  const Family* first = find_family(ranked.front().schedule.family);
+  chooser.add(first->default_schedule(problem.config, problem.target, problem.tokens), true, false);
+  for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
+  const size_t limit =
+      options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
+  // Two explorers that the model does not choose: its blind spots show when one of them wins.
+  const size_t explorers = options.exhaustive || limit < 4 ? 0 : 2;
+  for (size_t r = 0; r < ranked.size() && chooser.size() + explorers < limit; ++r) {
+    chooser.add_ranked(r);
+  }
+  Random random(options.seed);
+  for (size_t i = 0; i < explorers; ++i) {
+    const size_t r = random.below(ranked.size());
+    if (chooser.size() < limit) chooser.add_ranked(r);
+  }
+  return chooser.take();
+}
+
+}  // namespace moejit::internal
