@@ -119,6 +119,31 @@ struct TuneReport {
 // Tunes every bucket; each finished measurement is committed to the cache before the next begins.
 Result<TuneReport> tune(const TuneRequest& request);
 
+// One schedule that compile_only compiled.
+struct CompileRow {
+  int32_t layer = 0;                         // index into TuneRequest::layers; 0 where there is one
+  std::vector<int64_t> tokens;               // the buckets that want it
+  std::string schedule;                      // canonical JSON
+  bool planned = false;                      // get_kernel would take it before anything is measured
+  double predicted_s = 0;                    // for the first of `tokens`
+  int32_t registers = -1, spill_bytes = -1;  // -1: the compiler does not say
+  int64_t binary_bytes = 0;
+  bool ok = false;
+  std::string error;  // the compiler's message where not ok
+};
+struct CompileReport {
+  std::string device;
+  std::vector<CompileRow> rows;  // by layer and first bucket
+  double seconds = 0;
+  bool cancelled = false;
+};
+// Fills the cache with the binaries that get_kernel would take for the request's buckets, and with
+// what tune would measure first (max_candidates for each bucket; 0: 3), for a device that need not
+// be here: "cuda:sm_90a", "cpu:x86-64-v4". Measures nothing and chooses nothing; a machine with the
+// device finds the binaries by their source. Compile errors are rows; routing and budget are not
+// used.
+Result<CompileReport> compile_only(const TuneRequest& request);
+
 struct BenchRequest {
   MoeConfig config;
   std::string device = "auto";
