@@ -173,7 +173,8 @@ Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeCo
   }
   if (built.module != nullptr) return built;
   auto module = device.load(to_binary(*stored), built.source);
-  if (!module.ok() && may_compile == MayCompile::kYes) {
+  if (!module.ok() && module.status().code() != StatusCode::kUnsupported &&
+      may_compile == MayCompile::kYes) {
     // Its hash was good and yet it does not load: another driver's or compiler's quirk. Once more,
     // fresh.
     log(LogLevel::kWarning, "runtime",

@@ -166,5 +166,25 @@ TEST(Generate, SeveralTokenCountsDoNotOverwriteEachOther) {
   EXPECT_TRUE(fs::is_directory(directory / "t512"));
 }
 
+TEST(Tune, CompileOnlyKeepsBinariesAndMeasuresNothing) {
+  const std::vector<std::string> call =
+      on_layer({"tune", "--json", "--compile-only"}, {"-t", "1,64", "--max-candidates", "2"});
+  const Output output = moejit(call);
+  ASSERT_EQ(output.code, 0) << output.err;
+  const auto rows = json_of(output.out)["rows"];
+  ASSERT_FALSE(rows.empty());
+  size_t planned = 0;
+  for (const auto& row : rows) {
+    EXPECT_EQ(row["ok"], true);
+    EXPECT_GT(row["binary_bytes"].get<int64_t>(), 0);
+    EXPECT_FALSE(row["tokens"].empty());
+    planned += row["planned"].get<bool>();
+  }
+  EXPECT_GE(planned, 1u);
+  EXPECT_EQ(json_of(moejit({"cache", "ls", "--json", "--kind", "choice"}).out)["rows"].size(), 0u);
+  EXPECT_EQ(json_of(moejit({"cache", "ls", "--json", "--kind", "kernel"}).out)["rows"].size(),
+            rows.size());
+}
+
 }  // namespace
 }  // namespace moejit::cli_test
