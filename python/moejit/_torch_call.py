@@ -31,7 +31,7 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
     hidden, top_k, max_tokens = config.hidden_size, config.top_k, kernel.max_tokens
     index = int(kernel.device.rpartition(":")[2]) if kernel._on_gpu else -1  # what Tensor.get_device() says
     pointer, launch, pack, size_of_args = kernel._pointer, kernel._launch, LAUNCH_ARGS.pack, LAUNCH_ARGS.size
-    workspaces, error = kernel._workspaces, kernel._lib.error
+    workspaces = kernel._workspaces
     is_grad_enabled, empty_like = torch.is_grad_enabled, torch.empty_like
     size_of_dtype = 4 if config.dtype == "f32" else 2
     capturing = torch.cuda.is_current_stream_capturing
@@ -94,11 +94,9 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
                 return None
             arguments = pack(size_of_args, 0, tokens, x_pointer, w13_pointer, w2_pointer, 0, 0,
                              topk_ids.data_ptr(), topk_weights.data_ptr(), out_pointer, workspace, workspace_size)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None  # no tensor of torch, no workspace yet, x not of two dimensions
-        status = launch(pointer, arguments, stream)
-        if status:
-            raise error(status)
-        return out
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            return None  # no tensor of torch, no memory behind it, no workspace yet, x not of two dimensions
+        # A failure too: the general path finds it again, or that a tensor of the meta device has no address.
+        return None if launch(pointer, arguments, stream) else out
 
     return call

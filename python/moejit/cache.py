@@ -16,7 +16,7 @@ def _place(cache_path: Optional[PathLike]) -> List[str]:
 
 def path(cache_path: Optional[PathLike] = None) -> str:
     """The cache's directory."""
-    return run(["cache", "path", *_place(cache_path)]).strip()
+    return run_json(["cache", "path", *_place(cache_path)])["rows"][0]["path"]
 
 
 def ls(kind: Optional[str] = None, cache_path: Optional[PathLike] = None) -> List[Dict[str, Any]]:

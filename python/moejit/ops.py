@@ -84,8 +84,6 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
     if name not in _ACTIVATIONS:
         raise InvalidArgument(f"activation = {name!r}: must be one of {', '.join(_ACTIVATIONS)}")
     plain, gated = _ACTIVATIONS[name]
-    if gated and plain != "silu_clamp" and w1_shape[1] == w2_shape[2] != 0:
-        gated = False  # relu2 of models that have no gate
     if len(topk_ids.shape) != 2:
         raise InvalidArgument(f"topk_ids has shape {_tensors.shape_text(tuple(topk_ids.shape))}: must be [T, K]")
     if global_num_experts != -1 and expert_map is None and global_num_experts != w1_shape[0]:

@@ -6,11 +6,12 @@ import ctypes
 import dataclasses
 import json
 import os
+import threading
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from ._library import library
 from .config import ConfigLike, as_config
-from .errors import Cancelled, Unsupported
+from .errors import Unsupported
 
 _PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.c_void_p)
 PathLike = Union[str, "os.PathLike[str]"]
@@ -55,34 +56,57 @@ def tune(config: ConfigLike, *, device: Any = "auto", tokens: Optional[Sequence[
 
     routing: "uniform", "zipf:1.2" or "trace:FILE". budget_s: seconds for all together, 0: no limit. What the cache
     knows is not measured again unless `force`. progress receives a dict often (tokens, stage, done, total, best_s,
-    remaining_s, ...); returning False stops after the current measurement. Ctrl-C does that too, and then raises
-    KeyboardInterrupt; everything measured is in the cache. Returns {"device", "limits", "rows": [...], "cancelled",
+    remaining_s, ...) on a helper thread; returning False stops after the current measurement. Ctrl-C does that too, and
+    then raises KeyboardInterrupt; everything measured is in the cache. Returns {"device", "limits", "rows": [...], "cancelled",
     "seconds"}. Takes minutes; raises a subclass of moejit.Error.
     """
     raised: List[BaseException] = []
+    stop = threading.Event()
 
     def forward(text: bytes, _user: object) -> int:
         try:
-            if progress is None:  # running a line of Python is what lets Ctrl-C arrive
-                return 1
-            return 0 if progress(json.loads(text)) is False else 1
+            if progress is not None and not stop.is_set() and progress(json.loads(text)) is False:
+                stop.set()
         except BaseException as error:  # must not be lost in the library
             raised.append(error)
-            return 0
+            stop.set()
+        return 0 if stop.is_set() else 1
 
     callback = _PROGRESS(forward)
     function = _function("moejit_tune_json")
     function.argtypes = [ctypes.c_char_p, _PROGRESS, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)]
     request = _request(config, device, tokens, cache_path, num_threads, routing=routing, budget_s=float(budget_s),
                        jobs=jobs, max_candidates=max_candidates, exhaustive=exhaustive, force=force)
-    try:
-        report = _report(function, request, callback, None)
-    except Cancelled:
-        if not raised:
-            raise
-        report = {}
+    report = _interruptible(lambda: _report(function, request, callback, None), stop)
     if raised:
         raise raised[0]
+    return report
+
+
+def _interruptible(work: Callable[[], Dict[str, Any]], stop: threading.Event) -> Dict[str, Any]:
+    """work() on a thread of its own: Ctrl-C arrives in the main thread, which only does so between lines of Python.
+    The first asks the work to stop and waits for that, the second leaves it behind."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: List[Any] = []
+
+    def run() -> None:
+        try:
+            done.append((work(), None))
+        except BaseException as error:
+            done.append((None, error))
+
+    thread = threading.Thread(target=run, name="moejit-tune", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        stop.set()
+        thread.join()
+        raise
+    report, error = done[0]
+    if error is not None:
+        raise error
     return report
 
 

@@ -1,0 +1,291 @@
+"""torch tensors: the direct call, the operators, torch.compile, gradients, other threads."""
+
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import moejit  # noqa: E402
+import moejit.torch_ops  # noqa: E402
+from reference import TOLERANCE, Problem, error  # noqa: E402
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+CONFIG = moejit.MoeConfig(num_experts=8, top_k=2, hidden_size=64, intermediate_size=48)
+
+
+def tensors(problem, ids=torch.int32):
+    dtype = DTYPES[problem.config.dtype]
+    x, w13, w2 = (torch.from_numpy(a).to(dtype) for a in (problem.x, problem.w13, problem.w2))
+    return x, w13, w2, torch.from_numpy(problem.weights), torch.from_numpy(problem.ids).to(ids)
+
+
+def close(got, problem):
+    return error(got.float().numpy(), problem.expected()) < TOLERANCE[problem.config.dtype]
+
+
+@pytest.fixture(scope="module")
+def kernel(cpu):
+    return moejit.get_kernel(CONFIG, device=cpu, max_tokens=64)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("ids", [torch.int32, torch.int64])
+def test_call(cpu, dtype, ids):
+    config = CONFIG.replace(dtype=dtype)
+    kernel = moejit.get_kernel(config, device=torch.device("cpu"), max_tokens=64)
+    for tokens in (1, 0, 7, 64, 3):  # the first makes the quick path, the others take it
+        problem = Problem(config, tokens, seed=tokens)
+        arguments = tensors(problem, ids)
+        out = kernel(*arguments)
+        assert out.dtype == DTYPES[dtype] and close(out, problem)
+        again = torch.full_like(out, float("nan"))
+        assert kernel(*arguments, again) is again
+        assert torch.equal(out, again)  # the same bits
+
+
+def test_half_precision_weights_are_converted(kernel):
+    problem = Problem(CONFIG, 5)
+    x, w13, w2, weights, ids = tensors(problem)
+    problem.weights = weights.bfloat16().float().numpy()
+    assert close(kernel(x, w13, w2, weights.bfloat16(), ids), problem)
+
+
+BAD = [
+    ("x", lambda a: (a[0].float(), *a[1:]), "dtype"),
+    ("x", lambda a: (a[0][:, :32], *a[1:]), "shape"),
+    ("x", lambda a: (torch.empty(4, 128, dtype=torch.bfloat16)[:, ::2], *a[1:]), "row-major"),
+    ("x", lambda a: (torch.empty(4 * 64 + 1, dtype=torch.bfloat16)[1:].view(4, 64), *a[1:]), "aligned"),
+    ("x", lambda a: (a[0].to("meta"), *a[1:]), "on meta"),
+    ("x", lambda a: ("x", *a[1:]), "type str"),
+    ("w13", lambda a: (a[0], a[1].transpose(1, 2), *a[2:]), "shape"),
+    ("w13", lambda a: (a[0], torch.empty(8, 64, 96, dtype=torch.bfloat16).transpose(1, 2), *a[2:]), "row-major"),
+    ("w13", lambda a: (a[0], a[1].half(), *a[2:]), "dtype"),
+    ("w2", lambda a: (*a[:2], a[2][:4], *a[3:]), "shape"),
+    ("topk_weights", lambda a: (*a[:3], a[3].double(), a[4]), "dtype"),
+    ("topk_weights", lambda a: (*a[:3], a[3][:2], a[4]), "shape"),
+    ("topk_ids", lambda a: (*a[:4], a[4].to(torch.int16)), "dtype"),
+    ("topk_ids", lambda a: (*a[:4], a[4][:, :1]), "shape"),
+]
+
+
+@pytest.mark.parametrize("name,change,word", BAD)
+def test_errors_name_the_argument(kernel, name, change, word):
+    arguments = tensors(Problem(CONFIG, 4))
+    kernel(*arguments)
+    with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {name} .*{word}"):
+        kernel(*change(arguments))
+    with pytest.raises(ValueError):
+        kernel(*change(arguments))
+
+
+def test_out_is_checked(kernel):
+    arguments = tensors(Problem(CONFIG, 4))
+    kernel(*arguments)
+    for out, word in ((arguments[0], "overlaps"), (torch.empty(4, 32), "dtype"),
+                      (torch.empty(5, 64, dtype=torch.bfloat16), "shape")):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: out .*{word}"):
+            kernel(*arguments, out)
+
+
+def test_weights_that_change_are_seen(kernel):
+    """The quick path remembers weights by identity; other data under the same object must not pass."""
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
+    parameter = torch.nn.Parameter(w13, requires_grad=False)
+    kernel(x, parameter, w2, weights, ids)
+    other = Problem(CONFIG, 4, seed=9)
+    parameter.data = tensors(other)[1]
+    problem = Problem(CONFIG, 4)
+    problem.w13 = other.w13
+    assert close(kernel(x, parameter, w2, weights, ids), problem)
+    parameter.data = torch.empty(8, 96, 64)
+    with pytest.raises(moejit.InvalidArgument, match="w13 .*dtype"):
+        kernel(x, parameter, w2, weights, ids)
+    parameter.data = torch.empty(8, 48, 64, dtype=torch.bfloat16)
+    with pytest.raises(moejit.InvalidArgument, match="w13 .*shape"):
+        kernel(x, parameter, w2, weights, ids)
+
+
+def test_gradients_are_refused(kernel):
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
+    w13 = torch.nn.Parameter(w13)
+    for call in (kernel, torch.ops.moejit.fused_moe):
+        with pytest.raises(moejit.Unsupported, match="no_grad"):
+            call(x, w13, w2, weights, ids)
+        with torch.no_grad():
+            call(x, w13, w2, weights, ids)
+
+
+def test_strict(kernel):
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
+    ids[2, 1] = 8
+    kernel(x, w13, w2, weights, ids)
+    with pytest.raises(moejit.InvalidArgument, match=r"topk_ids\[2,1\] = 8"):
+        kernel(x, w13, w2, weights, ids, strict=True)
+
+
+def test_workspace_of_the_caller(kernel):
+    problem = Problem(CONFIG, 4)
+    arguments = tensors(problem)
+    size = kernel.workspace_size(4)
+    whole = torch.empty(size + 256, dtype=torch.uint8)
+    begin = -whole.data_ptr() % 256
+    assert close(kernel(*arguments, workspace=whole[begin:begin + size]), problem)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: workspace has"):
+        kernel(*arguments, workspace=whole[begin:begin + size - 1])
+
+
+def test_threads(kernel):
+    problems = [Problem(CONFIG, 1 + i, seed=i) for i in range(6)]
+    bad = []
+
+    def work(problem):
+        arguments = tensors(problem)
+        first = kernel(*arguments)
+        if not close(first, problem):
+            bad.append("wrong")
+        for _ in range(50):
+            if not torch.equal(kernel(*arguments), first):
+                bad.append("differs")
+
+    threads = [threading.Thread(target=work, args=(problem,)) for problem in problems]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not bad
+
+
+# ---- operators ----
+
+
+def test_operators(cpu):
+    problem = Problem(CONFIG, 5)
+    arguments = tensors(problem)
+    out = torch.ops.moejit.fused_moe(*arguments)
+    assert close(out, problem)
+    written = torch.empty_like(out)
+    torch.ops.moejit.fused_moe_out(*arguments, written)
+    assert torch.equal(out, written)
+
+
+def test_operator_of_a_layer_with_everything(cpu):
+    config = CONFIG.replace(bias=True, activation="swiglu_oai", transposed=True, interleaved=True, dtype="f32")
+    problem = Problem(config, 6)
+    b13, b2 = torch.from_numpy(problem.b13), torch.from_numpy(problem.b2)
+    layer = moejit.torch_ops.layer_json(activation="swiglu_oai", transposed=True, interleaved=True)
+    assert close(torch.ops.moejit.fused_moe(*tensors(problem), b13, b2, layer), problem)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: b13"):
+        torch.ops.moejit.fused_moe(*tensors(problem), b13, None, layer)
+    with pytest.raises(moejit.InvalidArgument, match="layer"):
+        torch.ops.moejit.fused_moe(*tensors(problem), b13, b2, '{"colour": 1}')
+
+
+def test_opcheck(cpu):
+    arguments = tensors(Problem(CONFIG, 5))
+    torch.library.opcheck(torch.ops.moejit.fused_moe.default, arguments)
+    torch.library.opcheck(torch.ops.moejit.fused_moe_out.default, (*arguments, torch.empty_like(arguments[0])))
+
+
+def test_compile(cpu):
+    def block(x, w13, w2, weights, ids):
+        return torch.ops.moejit.fused_moe(x * 2, w13, w2, weights, ids) + x
+
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch.no_grad():
+        for tokens in (5, 9):
+            problem = Problem(CONFIG, tokens)
+            arguments = tensors(problem)
+            assert torch.equal(compiled(*arguments), block(*arguments))
+
+
+def test_compile_refuses_gradients(cpu):
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 5))
+    compiled = torch.compile(lambda w: torch.ops.moejit.fused_moe(x, w, w2, weights, ids), fullgraph=True,
+                             backend="aot_eager")
+    with pytest.raises(Exception, match="no_grad"):
+        compiled(torch.nn.Parameter(w13))
+
+
+def test_inductor(cpu):
+    compiled = torch.compile(torch.ops.moejit.fused_moe, fullgraph=True)
+    problem = Problem(CONFIG, 5)
+    with torch.no_grad():
+        assert close(compiled(*tensors(problem)), problem)
+
+
+def test_more_tokens_than_one_launch_takes(cpu, monkeypatch):
+    monkeypatch.setattr(moejit.ops, "_MAX_TOKENS", 16)
+    config = CONFIG.replace(intermediate_size=32)
+    problem = Problem(config, 37)
+    arguments = tensors(problem)
+    assert close(torch.ops.moejit.fused_moe(*arguments), problem)
+    assert close(moejit.fused_experts(*arguments), problem)
+
+
+# ---- fused_experts and route ----
+
+
+def test_fused_experts(cpu):
+    problem = Problem(CONFIG, 5)
+    x, w13, w2, weights, ids = tensors(problem, torch.int64)
+    assert close(moejit.fused_experts(x, w13, w2, weights, ids), problem)
+    assert moejit.fused_experts(x, w13, w2, weights, ids, inplace=True) is x and close(x, problem)
+
+
+def test_expert_map(cpu):
+    """Two ranks with half of the experts each: the sum is the whole."""
+    problem = Problem(CONFIG.replace(dtype="f32"), 9)
+    x, w13, w2, weights, ids = tensors(problem, torch.int64)
+    whole = moejit.fused_experts(x, w13, w2, weights, ids)
+    parts = []
+    for rank in range(2):
+        mine = slice(rank * 4, rank * 4 + 4)
+        expert_map = torch.full((8,), -1, dtype=torch.int32)
+        expert_map[mine] = torch.arange(4, dtype=torch.int32)
+        parts.append(moejit.fused_experts(x, w13[mine].contiguous(), w2[mine].contiguous(), weights, ids,
+                                          global_num_experts=8, expert_map=expert_map))
+    assert torch.allclose(whole, parts[0] + parts[1], atol=1e-5)
+
+
+def test_route(cpu):
+    logits = torch.randn(33, 16, generator=torch.Generator().manual_seed(1))
+    weights, ids = moejit.route(logits, 4, renormalize=True)
+    score, order = logits.softmax(-1).topk(4)
+    assert torch.equal(ids.long(), order)
+    assert torch.allclose(weights, score / score.sum(-1, keepdim=True), atol=1e-6)
+    bias = torch.randn(16, generator=torch.Generator().manual_seed(2))
+    weights, ids = moejit.route(logits.bfloat16(), 3, scoring="sigmoid", correction_bias=bias, scaling_factor=2.5)
+    score = logits.bfloat16().float().sigmoid()
+    assert torch.equal(ids.long(), (score + bias).topk(3).indices)
+    assert torch.allclose(weights, score.gather(1, ids.long()) * 2.5, atol=1e-6)
+
+
+def test_dlpack_object(kernel):
+    """What exports DLPack and nothing else, as JAX does."""
+
+    class Foreign:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __dlpack_device__(self):
+            return self.tensor.__dlpack_device__()
+
+        def __dlpack__(self, **keywords):
+            return self.tensor.__dlpack__(**keywords)
+
+    problem = Problem(CONFIG, 5)
+    out = torch.empty(5, 64, dtype=torch.bfloat16)
+    kernel(*[Foreign(tensor) for tensor in tensors(problem)], out)
+    assert close(out, problem)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: out = None"):
+        kernel(*[Foreign(tensor) for tensor in tensors(problem)])
+    transposed = Foreign(torch.empty(64, 5, dtype=torch.bfloat16).t())
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: x .*row-major"):
+        kernel(transposed, *tensors(problem)[1:], out)
+
+
+def test_numpy_and_torch_give_the_same_bits(kernel):
+    problem = Problem(CONFIG, 5)
+    assert np.array_equal(kernel(*problem.arguments()), kernel(*tensors(problem)).view(torch.uint16).numpy())
