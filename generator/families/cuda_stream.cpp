@@ -135,12 +135,14 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   const double w13 = static_cast<double>(config.w13_rows()) * h, w2 = h * i;
   const int64_t unit_tokens = int64_t{schedule.at("tile_n")} * 8;
   PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
-  double chunks = 0, pairs = 0;
+  double chunks = 0, pairs = 0, experts = 0, octets = 0;
   for (int64_t count : rows) {
     if (count == 0) continue;
     const double passes = static_cast<double>(ceil_div(count, unit_tokens));
     chunks += passes;
     pairs += static_cast<double>(count);
+    experts += 1;
+    octets += static_cast<double>(ceil_div(count, int64_t{8}));
     gate_up.bytes += w13 * element;
     down.bytes += w2 * element;
     gate_up.cache_bytes += w13 * element * (passes - 1);
@@ -161,12 +163,12 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
   gate_up.parallel = gpu::wave_share(chunks * tiles13, units);
   down.parallel = gpu::wave_share(chunks * tiles2, units);
-  // Measured on an H100 and an H200: so much of the read rate is sustained by 4, 8, 12, 16 warps.
+  // Measured on an H100 and an H200: so much of the read rate is sustained by 4, 8, 12, 16 warps,
+  // and a fifth less for every further 8 rows of an expert.
   const int warps = schedule.at("blocks") * schedule.at("warps");
-  gate_up.streaming = down.streaming = warps >= 16   ? 0.98
-                                       : warps >= 12 ? 0.96
-                                       : warps >= 8  ? 0.92
-                                                     : 0.78;
+  const double sustained = warps >= 16 ? 0.98 : warps >= 12 ? 0.96 : warps >= 8 ? 0.92 : 0.78;
+  gate_up.streaming = down.streaming =
+      sustained / (1 + 0.2 * (octets / std::max(experts, 1.0) - 1));
   // Beyond the sorted list every unit of `down` scans topk_ids, 32 of them in a trip to the L2.
   const double listed = tokens * static_cast<double>(gpu::slots(config));
   if (listed > static_cast<double>(kListSlots)) {

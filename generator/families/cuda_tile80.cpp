@@ -47,8 +47,9 @@ class TileFamily : public Family {
       gate_up.dot_flops *= 2.5;
       down.dot_flops *= 2.5;
     }
-    gate_up.l2_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-    down.l2_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+    // Rows that pad a tile are not loaded.
+    gate_up.l2_bytes = n13 * (pairs + tiles * static_cast<double>(tile_n)) * h * element;
+    down.l2_bytes = n2 * (pairs + tiles * static_cast<double>(tile_n)) * i * element;
     const double tokens = gpu::token_count(config, rows);
     gate_up.bytes += tokens * h * element + pairs * i * element;
     down.bytes += pairs * i * element + pairs * h * 4;
