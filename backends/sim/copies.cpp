@@ -113,7 +113,7 @@ void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t b
 }
 
 void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                         uint32_t line) {
+                         uint32_t blocks, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   thread->line = line;
@@ -139,11 +139,7 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   if (!why.empty()) {
     fail(FindingKind::kCopyMisuse, where(thread, line) + "\n  tensor copy: " + why);
   }
-  check_fenced(
-      mbar_at(thread->block, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread),
-      thread, line);
   pending.kind = Pending::kTensor;
-  pending.block = thread->block;
   pending.thread = thread;
   pending.dst = dst;
   pending.bar = bar;
@@ -152,10 +148,28 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   pending.issued = thread->observer;
   pending.bytes = inner;
   for (unsigned i = 1; i < data.rank; ++i) pending.bytes *= data.box[i];
-  enqueue(std::move(pending));
+  const auto send = [&](Block* to) {
+    check_fenced(mbar_at(to, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread),
+                 thread, line);
+    Pending one = pending;
+    one.block = to;
+    enqueue(std::move(one));
+  };
+  if (blocks == 0) send(thread->block);
+  // Data and completion go to the same addresses of every block named.
+  for (uint32_t r = 0; blocks >> r != 0; ++r) {
+    if ((blocks >> r & 1) != 0) send(block_of_cluster(r, line));
+  }
 }
 
 void Engine::perform(const Pending& pending) {
+  if (pending.kind == Pending::kTensor && pending.block->alive == 0) {
+    fail(FindingKind::kCopyMisuse, "block " + std::to_string(pending.block->id) + " of " +
+                                       entry_->name +
+                                       " ends while a copy into its shared memory is in flight\n  "
+                                       "issued at " +
+                                       line_of(pending.line));
+  }
   Mbar& mbar = pending.block->mbars.at(pending.bar);
   if (pending.kind == Pending::kCopyArrive) {
     perform_copies(pending.thread, pending.copies);

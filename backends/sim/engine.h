@@ -134,6 +134,7 @@ struct Mbar {
   bool fenced = false;  // its maker has fenced since: copies may complete on it
   Gather gather;
   Knowledge completed;
+  Knowledge remote_gather;  // of arrivals from other blocks of the cluster
   VecRef memo_in, memo_out;
   std::vector<Thread*> waiting;
 };
@@ -186,6 +187,7 @@ struct Block {
   Shadow shadow;
   std::vector<Thread> threads;
   std::vector<Meeting> warps;
+  std::vector<Meeting> waves;
   std::vector<Meeting> groups;
   std::vector<Warpgroup> warpgroups;
   std::array<Barrier, 16> barriers;
@@ -262,6 +264,7 @@ class Engine {
   void load_shared(uint32_t address, void* value, uint32_t bytes, uint32_t line);
   void store_shared(uint32_t address, const void* value, uint32_t bytes, uint32_t line);
   uint32_t add_shared(uint32_t address, uint32_t value, uint32_t line);
+  Block* block_of_cluster(uint32_t rank, uint32_t line);
   uint32_t load_cluster(uint32_t address, uint32_t rank, uint32_t line);
   void load_global(const void* address, void* value, uint32_t bytes, bool stream, uint32_t line);
   void store_global(void* address, const void* value, uint32_t bytes, uint32_t line);
@@ -285,6 +288,7 @@ class Engine {
   void mbar_init(uint32_t bar, uint32_t count, uint32_t line);
   void check_fenced(const Mbar& mbar, const Thread* thread, uint32_t line);
   void mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line);
+  void mbar_arrive_cluster(uint32_t bar, uint32_t rank, uint32_t line);
   void mbar_wait(uint32_t bar, uint32_t parity, uint32_t line);
   void take_arrival(Block* block, Mbar& mbar, const Thread* thread);
   void complete_tx(Block* block, Mbar& mbar, uint32_t bytes);
@@ -300,14 +304,15 @@ class Engine {
   void perform_copy(Thread* thread, const Thread::Copy& copy, uint32_t index);
   void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint32_t line);
   void tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                   uint32_t line);
+                   uint32_t blocks, uint32_t line);
   void enqueue(Pending pending);
   void perform(const Pending& pending);
   void perform_tensor(const Pending& pending, Access access);
 
-  // matrix.cpp and wgmma.cpp
+  // matrix.cpp, mfma.cpp and wgmma.cpp
   void ldmatrix(Meeting& meeting, Thread* first);
   void mma(Meeting& meeting);
+  void mfma(Meeting& meeting);
   void issue_wgmma(Meeting& meeting, Thread* first);
   void perform_wgmma(Block* block, uint32_t group, const Wgmma& op, bool deferred);
   void finish_wgmma(Block* block, uint32_t group, uint32_t up_to);

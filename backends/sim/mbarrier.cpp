@@ -108,6 +108,8 @@ void Engine::maybe_complete(Block* block, Mbar& mbar) {
     // What an earlier phase published stays true.
     Knowledge now = mbar.gather.knowledge();
     now.join(mbar.completed);
+    now.join(mbar.remote_gather);
+    mbar.remote_gather = Knowledge();
     mbar.completed = std::move(now);
     mbar.gather.clear();
     mbar.memo_in = VecRef();
@@ -154,6 +156,27 @@ void Engine::mbar_arrive(uint32_t bar, uint32_t expect_tx, uint32_t line) {
     ++thread->observer.now;
   }
   maybe_complete(block, mbar);
+}
+
+// An arrival from another block of the cluster (or from the own, through its rank).
+void Engine::mbar_arrive_cluster(uint32_t bar, uint32_t rank, uint32_t line) {
+  ++counters_.barriers;
+  Thread* thread = current_;
+  thread->line = line;
+  Block* other = block_of_cluster(rank, line);
+  Mbar& mbar = mbar_at(other, bar, access_by(thread, line, kWriteAccess | kAtomicAccess), thread);
+  take_arrival(other, mbar, thread);
+  if (races_) {
+    if (other == thread->block) {
+      mbar.gather.add(thread->observer, other->agents);
+    } else {
+      Knowledge mine = thread->observer.know;
+      mine.vec = thread->observer.folded(thread->block->agents);
+      mbar.remote_gather.join(mine);
+    }
+    ++thread->observer.now;
+  }
+  maybe_complete(other, mbar);
 }
 
 void Engine::acquire_phase(Thread* thread, Mbar& mbar) {

@@ -147,8 +147,7 @@ uint32_t Engine::add_shared(uint32_t address, uint32_t value, uint32_t line) {
   return old;
 }
 
-uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, uint32_t line) {
-  ++counters_.instructions;
+Block* Engine::block_of_cluster(uint32_t rank, uint32_t line) {
   Cluster& cluster = *current_->block->cluster;
   if (rank >= cluster.blocks.size()) {
     fail(FindingKind::kOutOfBounds, where(current_, line) + "\n  rank " + std::to_string(rank) +
@@ -161,6 +160,12 @@ uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, uint32_t line) {
                                         std::to_string(other->id) +
                                         " of the cluster, which has ended");
   }
+  return other;
+}
+
+uint32_t Engine::load_cluster(uint32_t address, uint32_t rank, uint32_t line) {
+  ++counters_.instructions;
+  Block* other = block_of_cluster(rank, line);
   // The address is the caller's; the window starts at the same place in every block.
   const char* at = shared_at(other, address, 4, 4, access_by(current_, line, 0), current_);
   uint32_t value;

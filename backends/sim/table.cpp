@@ -75,6 +75,9 @@ struct Calls {
   static void mbar_arrive(unsigned bar, unsigned expect_tx, uint32_t line) {
     g_running->mbar_arrive(bar, expect_tx, line);
   }
+  static void mbar_arrive_cluster(unsigned bar, unsigned rank, uint32_t line) {
+    g_running->mbar_arrive_cluster(bar, rank, line);
+  }
   static void mbar_wait(unsigned bar, unsigned parity, uint32_t line) {
     g_running->mbar_wait(bar, parity, line);
   }
@@ -83,8 +86,8 @@ struct Calls {
     g_running->bulk_load(dst, src, bytes, bar, line);
   }
   static void tensor_load(unsigned dst, const void* map, int rank, const int* at, unsigned bar,
-                          uint32_t line) {
-    g_running->tensor_load(dst, map, rank, at, bar, line);
+                          unsigned blocks, uint32_t line) {
+    g_running->tensor_load(dst, map, rank, at, bar, blocks, line);
   }
   static void grid_wait(uint32_t line) { g_running->grid_wait(line); }
   static void grid_launch_dependents(uint32_t) {
@@ -135,6 +138,7 @@ const moejit_sim::Runtime& Engine::table() {
       Calls::cp_async_arrive,
       Calls::mbar_init,
       Calls::mbar_arrive,
+      Calls::mbar_arrive_cluster,
       Calls::mbar_wait,
       Calls::bulk_load,
       Calls::tensor_load,

@@ -40,6 +40,15 @@ MOEJIT_DEVICE void mbar_wait(u32 bar, u32 parity) {
       "r"(parity)
       : "memory");
 }
+// At the default scope: what arrives is that reads are complete, which a wait_group has made sure
+// of; release and acquire of the cluster cost a third of a kernel's time.
+MOEJIT_DEVICE void mbar_arrive_cluster(u32 bar, u32 rank) {
+  asm volatile(
+      "{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [r];\n}" ::"r"(bar),
+      "r"(rank)
+      : "memory");
+}
 MOEJIT_DEVICE void cp_async_arrive_noinc(u32 bar) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
 }
@@ -71,6 +80,14 @@ MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i3
       "hint "
       "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(dst),
       "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "l"(policy)
+      : "memory");
+}
+MOEJIT_DEVICE void tma_load_3d_multicast(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2,
+                                         u32 bar, u32 blocks, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::"
+      "cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(dst),
+      "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "h"(static_cast<u16>(blocks)), "l"(policy)
       : "memory");
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap* map) {

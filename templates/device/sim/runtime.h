@@ -29,6 +29,7 @@ enum Collective {
   kWgmmaCommit = 8,
   kWgmmaWait = 9,
   kSetMaxRegisters = 10,
+  kMfma = 11,  // a wave of 64 lanes
 };
 
 enum ShuffleMode { kIndex = 0, kXor = 1, kUp = 2 };
@@ -58,10 +59,19 @@ struct LdmatrixArgs {
   unsigned* r;
 };
 
-enum MmaType { kBf16 = 0, kF16 = 1, kTf32 = 2 };
+enum MmaType { kBf16 = 0, kF16 = 1, kTf32 = 2, kF32 = 3 };
 struct MmaArgs {
   int type;
   float* d;
+  const unsigned* a;
+  const unsigned* b;
+};
+
+struct MfmaArgs {  // d += a * b: size 16 or 32, of f32 deep 64 / size, else four times that
+  int type;
+  int size;
+  int flush;  // subnormal 16-bit operands count as zero
+  float* d;   // size * size / 64 of them
   const unsigned* a;
   const unsigned* b;
 };
@@ -123,10 +133,12 @@ struct Runtime {
 
   void (*mbar_init)(unsigned bar, unsigned count, unsigned line);
   void (*mbar_arrive)(unsigned bar, unsigned expect_tx, unsigned line);
+  void (*mbar_arrive_cluster)(unsigned bar, unsigned rank, unsigned line);
   void (*mbar_wait)(unsigned bar, unsigned parity, unsigned line);
   void (*bulk_load)(unsigned dst, const void* src, unsigned bytes, unsigned bar, unsigned line);
+  // To every block of the cluster whose bit `blocks` has; 0: to the own block.
   void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates, unsigned bar,
-                      unsigned line);
+                      unsigned blocks, unsigned line);
 
   void (*grid_wait)(unsigned line);
   void (*grid_launch_dependents)(unsigned line);

@@ -28,6 +28,9 @@ MOEJIT_DEVICE void mbar_arrive_expect_tx(u32 bar, u32 bytes, MOEJIT_SIM_LINE) {
 MOEJIT_DEVICE void mbar_wait(u32 bar, u32 parity, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->mbar_wait(bar, parity, line);
 }
+MOEJIT_DEVICE void mbar_arrive_cluster(u32 bar, u32 rank, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->mbar_arrive_cluster(bar, rank, line);
+}
 MOEJIT_DEVICE void cp_async_arrive_noinc(u32 bar, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->cp_async_arrive(bar, line);
 }
@@ -43,12 +46,17 @@ MOEJIT_DEVICE void bulk_load(u32 dst, const void* src, u32 bytes, u32 bar, u64, 
 MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u32 bar, u64,
                                MOEJIT_SIM_LINE) {
   const i32 coordinates[2] = {c0, c1};
-  moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, bar, line);
+  moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, bar, 0, line);
 }
 MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar, u64,
                                MOEJIT_SIM_LINE) {
   const i32 coordinates[3] = {c0, c1, c2};
-  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, line);
+  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, 0, line);
+}
+MOEJIT_DEVICE void tma_load_3d_multicast(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2,
+                                         u32 bar, u32 blocks, u64, MOEJIT_SIM_LINE) {
+  const i32 coordinates[3] = {c0, c1, c2};
+  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, blocks, line);
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap*) {}
 
