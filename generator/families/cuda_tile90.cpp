@@ -36,8 +36,11 @@ class CudaTile90 : public Family {
          {256, 128},
          "columns of an output tile (half gate, half up in the first product)"},
         {"stages", {4, 3, 5, 6, 7, 8}, "stages of the ring, 64 elements of the reduction each"},
-        {"raster", {16, 4, 64}, "row tiles of an expert that share weights at a time"},
+        {"raster", {4, 16}, "row tiles of an expert that share weights at a time"},
         {"blocks", {1, 2}, "resident blocks of a unit"},
+        {"cluster", {1, 2}, "blocks that bring their weights together, a half each"},
+        {"split", {1, 2, 4}, "ranges of the reduction of the second product"},
+        {"partial", {16, 32}, "bits of a partial result on its way to the combine"},
     };
   }
 
@@ -66,6 +69,7 @@ class CudaTile90 : public Family {
       return gpu::refuse(schedule, "blocks",
                          "accumulators of more than 64 x 128 leave too few registers");
     }
+    if (auto reason = why_not_cut(config, target, schedule)) return reason;
     Schedule deeper = schedule;
     if (schedule.at("stages") < 8) {
       deeper.params["stages"] = schedule.at("stages") + 1;
@@ -76,13 +80,52 @@ class CudaTile90 : public Family {
     return std::nullopt;
   }
 
+  // Rules of the parameters that pay in one regime alone; they also keep the space small.
+  static std::optional<std::string> why_not_cut(const MoeConfig& config, const Target& target,
+                                                const Schedule& schedule) {
+    const int split = schedule.at("split");
+    if (schedule.at("cluster") > 1 && (schedule.at("tile_m") < 128 || schedule.at("tile_n") < 256))
+      return gpu::refuse(schedule, "cluster", "only tiles of 128 x 256 outrun the L2 cache");
+    if (schedule.at("cluster") > 1 && config.transposed)
+      return gpu::refuse(schedule, "cluster", "the four boxes of transposed weights spill");
+    if (schedule.at("partial") == 16) {
+      if (config.dtype != DType::kBF16) {
+        return gpu::refuse(schedule, "partial",
+                           "in f16 a partial result may overflow where their sum does not");
+      }
+      if (schedule.at("tile_m") < 128)
+        return gpu::refuse(schedule, "partial", "only the partial results of prefill are large");
+      if (split > 1) return gpu::refuse(schedule, "partial", "parts of a sum would round apart");
+    }
+    if (split > 1) {
+      const int64_t blocks_k = ceil_div(config.intermediate_size, 64);
+      if (blocks_k < 8 * split) {
+        return gpu::refuse(schedule, "split",
+                           "intermediate_size = " + std::to_string(config.intermediate_size) +
+                               " leaves fewer than 8 steps for each range");
+      }
+      const int64_t tiles =
+          ceil_div(config.hidden_size, schedule.at("tile_n")) * int64_t{config.total_experts()};
+      if (tiles >= int64_t{4} * target.num_units) {
+        return gpu::refuse(schedule, "split",
+                           "the second product has tiles enough for every unit without");
+      }
+    }
+    return std::nullopt;
+  }
+
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
     Schedule schedule{
         .family = name(),
-        .params = {
-            {"tile_m", rows < 96 ? 64 : 128}, {"tile_n", 256}, {"raster", 16}, {"blocks", 1}}};
+        .params = {{"tile_m", rows < 48 ? 64 : 128},
+                   {"tile_n", 256},
+                   {"raster", 16},
+                   {"blocks", 1},
+                   {"cluster", 1},
+                   {"split", 1},
+                   {"partial", rows >= 48 && config.dtype == DType::kBF16 ? 16 : 32}}};
     for (int stages : {8, 7, 6, 5, 4, 3}) {
       schedule.params["stages"] = stages;
       if (!why_not(config, target, schedule)) break;
@@ -116,8 +159,9 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double rows_padded = tiles * static_cast<double>(tile_m);
   gate_up.dot_flops = 2.0 * rows_padded * n13 * static_cast<double>(tile_n) * h;
   down.dot_flops = 2.0 * rows_padded * n2 * static_cast<double>(tile_n) * i;
-  gate_up.l2_bytes = tiles * n13 * static_cast<double>(tile_m + tile_n) * h * element;
-  down.l2_bytes = tiles * n2 * static_cast<double>(tile_m + tile_n) * i * element;
+  // Rows that pad a tile are not loaded.
+  gate_up.l2_bytes = n13 * (pairs + tiles * static_cast<double>(tile_n)) * h * element;
+  down.l2_bytes = n2 * (pairs + tiles * static_cast<double>(tile_n)) * i * element;
   const double tokens = gpu::token_count(config, rows);
   gate_up.bytes += tokens * h * element + pairs * i * element;
   down.bytes += pairs * i * element + pairs * h * 4;
@@ -137,7 +181,9 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
   workspace.push_back(
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
-  workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
+  workspace.push_back({.name = "y",
+                       .bytes_per_token = slots * schedule.at("split") * config.hidden_size *
+                                          (schedule.at("partial") / 8)});
   KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
 
   const int64_t h = config.hidden_size, i = config.intermediate_size,
@@ -154,8 +200,15 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
         config.transposed ? std::vector<int32_t>{64, 64, 1} : std::vector<int32_t>{64, group, 1};
     return spec;
   };
+  TensorMapSpec rows_of_h;
+  rows_of_h.base = TensorMapSpec::Base::kWorkspace;
+  rows_of_h.region = static_cast<int32_t>(workspace.size()) - 2;
+  rows_of_h.element_bytes = 2;
+  rows_of_h.dims = {i, 0};
+  rows_of_h.rows_per_token = slots;
+  rows_of_h.box = {64, schedule.at("tile_m")};
   source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h),
-                        map(TensorMapSpec::Base::kW2, h, i)};
+                        map(TensorMapSpec::Base::kW2, h, i), rows_of_h};
 
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
@@ -163,13 +216,16 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
   entry.dependent_launch = true;
   entry.tensor_maps = true;
+  entry.cluster = schedule.at("cluster");
   source.entries.push_back(gpu::route_entry(config));
   source.entries.push_back(gpu::plan_entry(target));
   entry.name = "moe_tile90_gate_up";
   source.entries.push_back(entry);
   entry.name = "moe_tile90_down";
   source.entries.push_back(entry);
-  source.entries.push_back(gpu::combine_entry(config));
+  Entry combine = gpu::combine_entry(config);
+  combine.grid.per_token_num = config.hidden_size / (schedule.at("partial") == 16 ? 8 : 4);
+  source.entries.push_back(combine);
   return source;
 }
 

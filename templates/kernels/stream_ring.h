@@ -59,8 +59,43 @@ struct Plan {
   bool listed;  // slots and owners are filled
 };
 
+// The plan where all slots fit one warp, which sorts them in its registers: no weight can be asked
+// for before the plan is there. Block-collective.
+MOEJIT_DEVICE Plan make_small_plan(const MoeArgs& a, const StreamShared& s) {
+  if (warp_id() == 0) {
+    const u32 lane = lane_id();
+    const i32 expert = lane < static_cast<u32>(a.num_tokens * kSlots)
+                           ? slot_expert(a, static_cast<i64>(lane))
+                           : -1;
+    const u32 key = static_cast<u32>(expert);  // absent slots come last
+    u32 first = 0, same = 0, rank = 0;         // rows of smaller experts, of this one, of it before
+    MOEJIT_UNROLL
+    for (u32 j = 0; j < 32; ++j) {
+      const u32 other = shfl_u32(key, j);
+      first += other < key ? 1 : 0;
+      same += other == key ? 1 : 0;
+      rank += other == key && j < lane ? 1 : 0;
+    }
+    const bool head = expert >= 0 && rank % kUnitTokens == 0;  // begins a chunk
+    const u32 heads = warp_add_u32(head ? 1u << (first + rank) : 0u);
+    const u32 chunk = popc(heads & ((1u << ((first + rank) & 31u)) - 1u));
+    if (expert >= 0) sts_u16(s.slots + (first + rank) * 2, static_cast<u16>(lane));
+    if (head) sts_u16(s.owners + chunk * 2, static_cast<u16>(expert));
+    if (head && rank == 0) {
+      sts_u32(s.cum + expert * 4, chunk);
+      sts_u32(s.ends + expert * 4, first);
+    }
+    if (lane == 0) sts_u32(s.cum + kExperts * 4, popc(heads));
+    warp_sync();  // the next expert may have written the same
+    if (head && rank == 0) sts_u32(s.ends + (expert + 1) * 4, first + same);
+  }
+  block_sync();
+  return {static_cast<int>(lds_u32(s.cum + kExperts * 4)), true};
+}
+
 // Block-collective.
 MOEJIT_DEVICE Plan make_plan(const MoeArgs& a, const StreamShared& s) {
+  if (a.num_tokens * kSlots <= 32) return make_small_plan(a, s);
   constexpr int kThreads = kWarps * 32;
   constexpr int kEach = ceil_div(kExperts, kThreads);  // consecutive experts of a thread
   const int thread = static_cast<int>(thread_id());

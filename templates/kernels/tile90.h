@@ -1,27 +1,24 @@
 // Prefill on sm_90a: entries `moe_tile90_gate_up` and `moe_tile90_down`. One producer warpgroup
 // brings weights with TMA and gathers rows with 16-byte asynchronous copies into a ring of stages;
 // kSched_tile_m / 64 consumer warpgroups multiply with wgmma, 64 rows each. Blocks are persistent.
+//
+// In a cluster of two each block brings half of the weights that both need and sends them to both;
+// the rings of the two then move in step: a stage is free when the consumers of both have left it.
 #pragma once
 
-#include "kernels/combine.h"
+#include "kernels/combine_parts.h"
 #include "kernels/route.h"
-#include "kernels/tile_epilogue.h"
+#include "kernels/tile90_finish.h"
 
 namespace moe {
 
-constexpr int kBm = kSched_tile_m;
-constexpr int kBn = kSched_tile_n;  // columns of a product: half gate and half up, in gate+up
 constexpr int kConsumers = kBm / 64;
 constexpr int kThreads90 = 128 * (1 + kConsumers);
 constexpr int kStages90 = kSched_stages;
 constexpr int kStageBytesA = kBm * 128;
 constexpr int kStageBytesB = kBn * 128;
 constexpr int kStageBytes90 = kStageBytesA + kStageBytesB;
-constexpr int kHalfN = kBn / 2;
 constexpr int kGroupN = kTransposed ? 64 : kHalfN;  // columns of one TMA box
-constexpr int kHColumns = kGated ? kHalfN : kBn;    // columns of h of a tile
-constexpr int kGateTiles90 = ceil_div(kIntermediateSize, kHColumns);
-constexpr int kDownTiles90 = ceil_div(kHiddenSize, kBn);
 // With one consumer warpgroup every thread may have 255 registers anyway.
 constexpr bool kMovesRegisters = kConsumers > 1;
 
@@ -65,53 +62,74 @@ MOEJIT_DEVICE int group_row(int n, int g) {
   return g < kPerHalf ? gate_row(i) : up_row(i);
 }
 
-// The weights of stage `k` of a tile; one thread.
+// Rows that lie side by side come by TMA: whole tiles of h.
 template <bool kGateUp>
-MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile& tile, int k, u32 stage, u32 full,
-                                u64 policy) {
-  mbar_arrive_expect_tx(full, kStageBytesB);
+MOEJIT_DEVICE bool has_block_rows(const Tile90& tile) {
+  return !kGateUp && tile.rows == kBm;
+}
+
+// The weights of block `k` of a tile, and the promise of what this thread brings; one thread.
+template <bool kGateUp>
+MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k, u32 stage,
+                                u32 full, u64 policy) {
+  constexpr int kGroups = kBn / kGroupN;
+  if (kCluster > 1 && tile.rows == 0) {
+    mbar_arrive(full);
+    return;
+  }
+  mbar_arrive_expect_tx(full, kStageBytesB + (has_block_rows<kGateUp>(tile) ? kStageBytesA : 0));
+  const int mine = kCluster > 1 && tile.paired ? static_cast<int>(cluster_rank()) : -1;
   MOEJIT_UNROLL
-  for (int g = 0; g < kBn / kGroupN; ++g) {
+  for (int g = 0; g < kGroups; ++g) {
+    if (mine >= 0 && g / (kGroups / 2) != mine) continue;
     const i32 at_row = group_row<kGateUp>(tile.n, g);
     const u32 b = stage + kStageBytesA + g * kGroupN * 128;
-    tma_load_3d(b, map, kTransposed ? at_row : k * 64, kTransposed ? k * 64 : at_row, tile.expert,
-                full, policy);
+    const i32 c0 = kTransposed ? at_row : k * 64, c1 = kTransposed ? k * 64 : at_row;
+    if (mine >= 0) {
+      tma_load_3d_multicast(b, map, c0, c1, tile.expert, full, (1u << kCluster) - 1u, policy);
+    } else {
+      tma_load_3d(b, map, c0, c1, tile.expert, full, policy);
+    }
   }
 }
 
 template <bool kGateUp>
-MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared90& s) {
+MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   constexpr int kDepth = kGateUp ? kHiddenSize : kIntermediateSize;
   constexpr int kPieces = kDepth / 8;
-  constexpr int kBlocksK = ceil_div(kDepth, 64);
-  constexpr int kTiles = kGateUp ? kGateTiles90 : kDownTiles90;
   constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
-  const u32 thread = thread_id();    // 0..127
+  const TensorMap* map = &maps.map[kGateUp ? 0 : 1];
+  const u32 thread = thread_id();  // 0..127
   const u32 column = thread & 7u;
   const u32 row = thread >> 3;  // and every 16th after it
   const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
   const u8* source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
   const i32* rows = plan_rows(a);
-  const int items = ldg_i32(plan_counts(a)) * kTiles;
   const u64 once = policy_evict_first(), again = policy_evict_normal();
+  Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
   int ahead = 0;  // stages of the first tile whose weights are under way
   if constexpr (!kGateUp) {
     // The work list is complete (the entry before waited for it); only h is not. Weights go first.
-    if (static_cast<int>(block_id()) < items) {
-      const Tile tile = locate_tile(a, static_cast<int>(block_id()), kTiles);
-      ahead = min_of(kStages90, kBlocksK);
+    if (!items.done()) {
+      const Tile90 tile = locate90<kGateUp>(a, items.item());
+      if (!tile.paired || tile.rows > 0) ahead = min_of(kStages90, tile.blocks<kGateUp>());
       for (int k = 0; k < ahead && thread == 0; ++k) {
-        load_weights<kGateUp>(map, tile, k, s.ring + k * kStageBytes90, s.full + k * 8,
+        load_weights<kGateUp>(map, tile, tile.first_block<kGateUp>() + k,
+                              s.ring + k * kStageBytes90, s.full + k * 8,
                               tile.single ? once : again);
       }
     }
     grid_wait();
+    fence_proxy_async_global();  // h was written by ordinary stores
   }
   Ring ring;
-  for (int item = static_cast<int>(block_id()); item < items;
-       item += static_cast<int>(block_count())) {
-    const Tile tile = locate_tile(a, item, kTiles);
+  for (; items.base < items.total; items.next()) {
+    if (items.done()) continue;
+    const Tile90 tile = locate90<kGateUp>(a, items.item());
+    if (tile.paired && tile.rows == 0) continue;
     const u64 policy = tile.single ? once : again;
+    const bool whole = has_block_rows<kGateUp>(tile);
+    const int used = ceil_div(tile.rows, 64) * 64;  // rows that the consumers look at
     const u8* from[kCopies];
     MOEJIT_UNROLL
     for (int i = 0; i < kCopies; ++i) {
@@ -120,17 +138,25 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
       if (kGateUp && r < tile.rows) line = ldg_i32(rows + line) / kSlots;
       from[i] = r < tile.rows ? source + line * (kDepth * 2) + column * 16 : nullptr;
     }
+    const int first = tile.first_block<kGateUp>(), count = tile.blocks<kGateUp>();
     MOEJIT_NO_UNROLL
-    for (int k = 0; k < kBlocksK; ++k) {
+    for (int step = 0; step < count; ++step) {
+      const int k = first + step;
       const u32 stage = s.ring + ring.stage * kStageBytes90;
       const u32 full = s.full + ring.stage * 8;
       mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-      if (thread == 0 && k >= ahead) load_weights<kGateUp>(map, tile, k, stage, full, policy);
-      const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-      MOEJIT_UNROLL
-      for (int i = 0; i < kCopies; ++i) {
-        const bool valid = inside && from[i] != nullptr;
-        cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
+      if (thread == 0) {
+        if (step >= ahead) load_weights<kGateUp>(map, tile, k, stage, full, policy);
+        if (whole) tma_load_2d(stage, &maps.map[2], k * 64, tile.first_row, full, again);
+      }
+      if (!whole) {
+        const bool inside = k * 8 + static_cast<int>(column) < kPieces;
+        MOEJIT_UNROLL
+        for (int i = 0; i < kCopies; ++i) {
+          if (kBm > 64 && i * 16 >= used) break;
+          const bool valid = inside && from[i] != nullptr;
+          cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
+        }
       }
       cp_async_arrive_noinc(full);
       ring.next();
@@ -139,15 +165,25 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMap* map, const Shared9
   }
 }
 
-// One tile's product. `warpgroup` 0.. takes rows 64 * warpgroup.
-template <int kBlocksK>
-MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, Ring& ring,
+// A warp has read a stage.
+MOEJIT_DEVICE void release(u32 empty) {
+  const u32 lane = lane_id();
+  if constexpr (kCluster > 1) {
+    if (lane < kCluster) {
+      mbar_arrive_cluster(empty, lane);
+    }
+  } else {
+    if (lane == 0) mbar_arrive(empty);
+  }
+}
+
+// One tile's product over `count` blocks. `warpgroup` 0.. takes rows 64 * warpgroup.
+MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ring& ring,
                                  f32 (&acc)[kBn / 2]) {
-  const bool signals = (thread_id() & 31u) == 0;
   u32 previous = 0;
   wgmma_hold(acc);
   MOEJIT_NO_UNROLL
-  for (int k = 0; k < kBlocksK; ++k) {
+  for (int k = 0; k < count; ++k) {
     mbar_wait(s.full + ring.stage * 8, ring.phase);
     fence_proxy_async();  // the gathered rows were written by ordinary copies
     const u32 stage = s.ring + ring.stage * kStageBytes90;
@@ -165,168 +201,63 @@ MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, Ring& ring,
     }
     wgmma_commit();
     wgmma_wait<1>();
-    if (k > 0 && signals) mbar_arrive(s.empty + previous * 8);
+    if (k > 0) release(s.empty + previous * 8);
     previous = ring.stage;
     ring.next();
   }
   wgmma_wait<0>();
   wgmma_hold(acc);
-  if (signals) mbar_arrive(s.empty + previous * 8);
+  release(s.empty + previous * 8);
 }
 
-// A warp's 16 rows by 128 bytes pass through shared memory, so that a store writes whole 128-byte
-// lines of four rows instead of scattered words of eight. Piece p of row r lies at
-// r * 128 + ((p ^ r % 8) * 16): no bank conflict either way.
-constexpr int kStagedBytes = 16 * 128;
-
-// write(row, piece, value) for the 128 bytes of each row; warp-collective.
-template <typename Write>
-MOEJIT_DEVICE void drain_rows(u32 staged, Write write) {
-  warp_sync();
-  MOEJIT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    const u32 r = i * 4 + (lane_id() >> 3);
-    const u32 p = lane_id() & 7u;
-    write(i, static_cast<int>(p), lds_u32x4(staged + r * 128 + ((p ^ (r & 7u)) << 4)));
-  }
-  warp_sync();
-}
-
-// `staged`: kStagedBytes of this warp. Rows of the warp begin at row `first` of the tile.
-MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile& tile, int first, u32 staged,
-                                  const f32 (&acc)[kBn / 2]) {
-  const u32 lane = lane_id();
-  if constexpr (kGated && kInterleaved) {
-    MOEJIT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int r = first + half * 8 + static_cast<int>(lane >> 2);
-      if (r >= tile.rows) continue;
-      finish_gate_up_row<kBn / 8>(a, tile, r, tile.n * kBn,
-                                  [&](int j, int c, bool) { return acc[j * 4 + half * 2 + c]; });
-    }
-  } else {
-    f32 weight[2] = {1.0f, 1.0f};
-    if constexpr (kWeightOnInput) {
-      MOEJIT_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int r = first + half * 8 + static_cast<int>(lane >> 2);
-        if (r < tile.rows)
-          weight[half] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
-      }
-    }
-    u8* h = region(a, kRegion_h);
-    MOEJIT_UNROLL
-    for (int slice = 0; slice < kHColumns / 64; ++slice) {
-      const int column = tile.n * kHColumns + slice * 64;
-      MOEJIT_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const u32 r = half * 8 + (lane >> 2);
-        MOEJIT_UNROLL
-        for (int f = 0; f < 8; ++f) {
-          const int i = column + f * 8 + static_cast<int>(lane & 3u) * 2;
-          f32 v[2] = {0.0f, 0.0f};
-          MOEJIT_UNROLL
-          for (int c = 0; c < 2; ++c) {
-            const int j = (slice * 8 + f) * 4 + half * 2 + c;
-            if (!kBias || i < kIntermediateSize) {
-              v[c] = h_value(a, tile, i + c, weight[half], acc[j],
-                             kGated ? acc[(kGated ? kHalfN / 2 : 0) + j] : 0.0f);
-            }
-          }
-          sts_u32(staged + r * 128 + ((static_cast<u32>(f) ^ (r & 7u)) << 4) + (lane & 3u) * 4,
-                  pack2(v[0], v[1]));
-        }
-      }
-      drain_rows(staged, [&](int i, int p, u32x4 v) {
-        const int r = first + i * 4 + static_cast<int>(lane >> 3);
-        if (r < tile.rows && column + p * 8 < kIntermediateSize) {
-          stg_u32x4(
-              h + (static_cast<i64>(tile.first_row + r) * kIntermediateSize + column + p * 8) * 2,
-              v);
-        }
-      });
-    }
-  }
-}
-
-MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile& tile, int first, u32 staged,
-                               const f32 (&acc)[kBn / 2]) {
-  const u32 lane = lane_id();
-  f32 weight[2] = {1.0f, 1.0f};  // of the rows that this lane holds
-  if constexpr (!kWeightOnInput) {
-    MOEJIT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int r = first + half * 8 + static_cast<int>(lane >> 2);
-      if (r < tile.rows) weight[half] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
-    }
-  }
-  u8* line[4];  // of the rows that this lane stores
-  MOEJIT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    const int r = first + i * 4 + static_cast<int>(lane >> 3);
-    line[i] = nullptr;
-    if (r < tile.rows) {
-      line[i] = region(a, kRegion_y) +
-                static_cast<i64>(ldg_i32(plan_rows(a) + tile.first_row + r)) * kHiddenSize * 4;
-    }
-  }
-  MOEJIT_UNROLL
-  for (int slice = 0; slice < kBn / 32; ++slice) {
-    const int column = tile.n * kBn + slice * 32;
-    MOEJIT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const u32 r = half * 8 + (lane >> 2);
-      MOEJIT_UNROLL
-      for (int f = 0; f < 4; ++f) {
-        const int n = column + f * 8 + static_cast<int>(lane & 3u) * 2;
-        f32x2 v = {acc[(slice * 4 + f) * 4 + half * 2], acc[(slice * 4 + f) * 4 + half * 2 + 1]};
-        if constexpr (kBias) {
-          if (n < kHiddenSize) {
-            v.x += load_element(a.b2, static_cast<i64>(tile.expert) * kHiddenSize + n);
-            v.y += load_element(a.b2, static_cast<i64>(tile.expert) * kHiddenSize + n + 1);
-          }
-        }
-        const u32 piece = f * 2 + ((lane & 3u) >> 1);
-        sts_f32x2(staged + r * 128 + ((piece ^ (r & 7u)) << 4) + (lane & 1u) * 8,
-                  {v.x * weight[half], v.y * weight[half]});
-      }
-    }
-    drain_rows(staged, [&](int i, int p, u32x4 v) {
-      if (line[i] != nullptr && column + p * 4 < kHiddenSize)
-        stg_u32x4(line[i] + (column + p * 4) * 4, v);
-    });
+// The same without a product, for a warpgroup whose rows of the tile do not exist.
+MOEJIT_DEVICE void pass_tile(const Shared90& s, int count, Ring& ring) {
+  MOEJIT_NO_UNROLL
+  for (int k = 0; k < count; ++k) {
+    mbar_wait(s.full + ring.stage * 8, ring.phase);
+    release(s.empty + ring.stage * 8);
+    ring.next();
   }
 }
 
 template <bool kGateUp>
-MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMap* map) {
-  constexpr int kTiles = kGateUp ? kGateTiles90 : kDownTiles90;
-  constexpr int kBlocksK = ceil_div(kGateUp ? kHiddenSize : kIntermediateSize, 64);
+MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMaps& maps) {
   const Shared90 s = shared90();
   if (thread_id() == 0) {
-    tma_prefetch_map(map);
+    tma_prefetch_map(&maps.map[kGateUp ? 0 : 1]);
+    if constexpr (!kGateUp) tma_prefetch_map(&maps.map[2]);
     for (int i = 0; i < kStages90; ++i) {
       mbar_init(s.full + i * 8, 1 + 128);
-      mbar_init(s.empty + i * 8, kConsumers * 4);
+      mbar_init(s.empty + i * 8, kConsumers * 4 * kCluster);
     }
     fence_mbar_init();
   }
-  block_sync();
+  if constexpr (kCluster > 1) {
+    cluster_sync();
+  } else {
+    block_sync();
+  }
   if constexpr (kGateUp) grid_wait();  // down waits in its producer
   grid_launch_dependents();
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
     if constexpr (kMovesRegisters) reg_dec<56>();
-    produce<kGateUp>(a, map, s);
+    produce<kGateUp>(a, maps, s);
   } else {
     if constexpr (kMovesRegisters) reg_inc<224>();
-    const int items = ldg_i32(plan_counts(a)) * kTiles;
     Ring ring;
-    for (int item = static_cast<int>(block_id()); item < items;
-         item += static_cast<int>(block_count())) {
-      const Tile tile = locate_tile(a, item, kTiles);
+    Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
+    for (; items.base < items.total; items.next()) {
+      if (items.done()) continue;
+      const Tile90 tile = locate90<kGateUp>(a, items.item());
+      if (tile.paired && tile.rows == 0) continue;
+      const int count = tile.blocks<kGateUp>();
+      if (static_cast<int>(warpgroup - 1) * 64 >= tile.rows) {
+        pass_tile(s, count, ring);
+        continue;
+      }
       f32 acc[kBn / 2];
-      multiply_tile<kBlocksK>(s, warpgroup - 1, ring, acc);
+      multiply_tile(s, warpgroup - 1, count, ring, acc);
       const int warp = static_cast<int>(warp_id()) - 4;
       const u32 staged = s.staged + warp * kStagedBytes;
       if constexpr (kGateUp) {
@@ -336,16 +267,24 @@ MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMap* map) {
       }
     }
   }
+  // The other block may still send weights here, or wait for this one's consumers.
+  if constexpr (kCluster > 1) {
+    cluster_sync();
+  }
 }
 
 }  // namespace moe
 
 MOEJIT_KERNEL_MAPS(moe_tile90_gate_up, moe::kThreads90, moejit_cfg::kSched_blocks)
 (MOEJIT_PARAM moejit_abi::MoeArgs a, MOEJIT_PARAM dev::TensorMaps maps) {
-  moe::tile90<true>(a, &maps.map[0]);
+  moe::tile90<true>(a, maps);
 }
 
 MOEJIT_KERNEL_MAPS(moe_tile90_down, moe::kThreads90, moejit_cfg::kSched_blocks)
 (MOEJIT_PARAM moejit_abi::MoeArgs a, MOEJIT_PARAM dev::TensorMaps maps) {
-  moe::tile90<false>(a, &maps.map[1]);
+  moe::tile90<false>(a, maps);
+}
+
+MOEJIT_KERNEL(moe_combine, moe::kCombineThreads, 1)(moejit_abi::MoeArgs a) {
+  moe::combine<moe::kParts, moe::kPartial16>(a);
 }

@@ -33,12 +33,14 @@ struct Mutant {
 
 std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::string& arch,
                                 const std::string& family_name,
-                                const std::vector<std::string>& calls, int64_t tokens,
-                                int64_t many) {
+                                const std::vector<std::string>& calls, int64_t tokens, int64_t many,
+                                const std::map<std::string, int32_t>& params = {}) {
   std::vector<Mutant> mutants;
   const Family* family = find_family(family_name);
   EXPECT_NE(family, nullptr);
-  const Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
+  Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
+  for (const auto& [name, value] : params) schedule.params[name] = value;
+  EXPECT_FALSE(family->why_not(config, sim_target(arch), schedule));
   for (const std::string& call : calls) {
     const KernelSource original = family->emit(config, sim_target(arch), schedule);
     int number = 0;
@@ -97,7 +99,20 @@ moejit::MoeConfig layer(int32_t hidden, int32_t intermediate) {
 TEST(SimMutation, Tile90) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
-  expect_found(run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 40, 70), 8);
+  expect_found(run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 100, 120), 8);
+}
+
+// The calls that a cluster adds, in a schedule that has clusters.
+TEST(SimMutation, Tile90Cluster) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  const std::map<std::string, int32_t> cluster = {
+      {"tile_m", 128}, {"tile_n", 256}, {"stages", 4}, {"blocks", 1}, {"cluster", 2}};
+  // One column tile of each product, so that an odd row tile leaves a block without work.
+  expect_found(run_mutants(layer(248, 120), "sm_90a", "cuda_tile90",
+                           {"mbar_arrive(", "mbar_wait(", "mbar_arrive_cluster(", "cluster_sync("},
+                           100, 200, cluster),
+               8);
 }
 
 TEST(SimMutation, Stream) {

@@ -1,0 +1,96 @@
+// Which part of a product each block of the sm_90a tile kernels takes. A unit is one block, or a
+// cluster of two: its blocks take two row tiles of an expert that share their weights, and of an
+// odd last row tile two column tiles. Items are numbered expert by expert as in tile_walk.h; a
+// product may also be cut into kParts ranges of its reduction, whose columns follow each other.
+#pragma once
+
+#include "kernels/tile_epilogue.h"
+
+namespace moe {
+
+constexpr int kBm = kSched_tile_m;
+constexpr int kBn = kSched_tile_n;  // columns of a product: half gate and half up, in gate+up
+constexpr int kHalfN = kBn / 2;
+constexpr int kHColumns = kGated ? kHalfN : kBn;  // columns of h of a tile
+constexpr int kCluster = kSched_cluster;
+constexpr int kParts = kSched_split;  // of the reduction of down
+constexpr bool kPartial16 = kSched_partial == 16;
+
+template <bool kGateUp>
+struct Cut {
+  static constexpr int kTiles =
+      kGateUp ? ceil_div(kIntermediateSize, kHColumns) : ceil_div(kHiddenSize, kBn);
+  static constexpr int kRanges = kGateUp ? 1 : kParts;
+  // Column tiles, padded so that a cluster's two of an odd row tile exist and are of one range.
+  static constexpr int kColumns = ceil_div(kTiles, kCluster) * kCluster;
+  static constexpr int kWide = kColumns * kRanges;
+  static constexpr int kPerTile = kWide / kCluster;  // items of a row tile, on average
+  static constexpr int kBlocksK = ceil_div(kGateUp ? kHiddenSize : kIntermediateSize, 64);
+};
+
+struct Tile90 : Tile {
+  int part;     // range of the reduction
+  bool paired;  // the cluster's blocks have two row tiles and one column tile
+  // Blocks of the reduction, 64 elements each.
+  template <bool kGateUp>
+  MOEJIT_DEVICE int first_block() const {
+    return part * Cut<kGateUp>::kBlocksK / Cut<kGateUp>::kRanges;
+  }
+  template <bool kGateUp>
+  MOEJIT_DEVICE int blocks() const {
+    return (part + 1) * Cut<kGateUp>::kBlocksK / Cut<kGateUp>::kRanges - first_block<kGateUp>();
+  }
+};
+
+// The items of this unit, one in each turn of all units. Neighbouring items may differ in cost (a
+// full row tile and the last one of its expert), so units change places from turn to turn.
+struct Items {
+  int base = 0, offset, units, total;
+  MOEJIT_DEVICE Items(int items)
+      : offset(static_cast<int>(block_id()) / kCluster),
+        units(static_cast<int>(block_count()) / kCluster),
+        total(items) {}
+  MOEJIT_DEVICE bool done() const { return base + offset >= total; }
+  MOEJIT_DEVICE int item() const { return base + offset; }
+  MOEJIT_DEVICE void next() {
+    base += units;
+    if (++offset == units) offset = 0;
+  }
+};
+
+// This block's tile of an item; no rows where the item has no column tile for it.
+template <bool kGateUp>
+MOEJIT_DEVICE Tile90 locate90(const MoeArgs& a, int item) {
+  using C = Cut<kGateUp>;
+  constexpr int kRaster = kSched_raster / kCluster;
+  const u32x4 t = ldg_u32x4(plan_tiles(a) + item / C::kPerTile);
+  const int tiles = static_cast<int>(t.z);
+  const int local = item - static_cast<int>(t.y) * C::kPerTile;
+  const int rank = static_cast<int>(block_id()) % kCluster;
+  const int sets = tiles / kCluster;
+  Tile90 tile;
+  int column, m;
+  if (kCluster > 1 && local >= sets * C::kWide) {
+    column = (local - sets * C::kWide) * kCluster + rank;
+    m = tiles - 1;
+    tile.paired = false;
+  } else {
+    const int group = local / (kRaster * C::kWide);
+    const int in_group = local - group * kRaster * C::kWide;
+    const int size = min_of(kRaster, sets - group * kRaster);
+    column = in_group / size;
+    m = (group * kRaster + (in_group - column * size)) * kCluster + rank;
+    tile.paired = kCluster > 1;
+  }
+  tile.expert = static_cast<int>(t.x);
+  tile.part = C::kRanges == 1 ? 0 : column / C::kColumns;
+  tile.n = column - tile.part * C::kColumns;
+  const i32* counts = plan_counts(a) + 1 + t.x;
+  tile.first_row = ldg_i32(counts) + m * kPlanTile;
+  tile.rows = min_of(kPlanTile, ldg_i32(counts + 1) - tile.first_row);
+  if (C::kColumns > C::kTiles && tile.n >= C::kTiles) tile.rows = 0;
+  tile.single = tiles <= kCluster;
+  return tile;
+}
+
+}  // namespace moe
