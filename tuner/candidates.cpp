@@ -1,6 +1,8 @@
 #include "tuner/candidates.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "tuner/random.h"
 
@@ -48,6 +50,18 @@ class Chooser {
     list_.push_back(std::move(added));
   }
 
+  // Whether a chosen one is of the same family and differs in one parameter at most: the model
+  // cannot tell such twins apart, and one of them says most of what there is to learn.
+  bool has_twin(size_t r) const {
+    const Schedule& schedule = ranked_[r].schedule;
+    return std::any_of(list_.begin(), list_.end(), [&](const Candidate& c) {
+      if (c.schedule.family != schedule.family) return false;
+      int different = 0;
+      for (const auto& [name, value] : schedule.params) different += c.schedule.at(name) != value;
+      return different <= 1;
+    });
+  }
+
   size_t size() const { return list_.size(); }
   int bad_count() const { return bad_count_; }
   std::vector<Candidate> take() { return std::move(list_); }
@@ -82,13 +96,33 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
       options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
   // Two explorers that the model does not choose: its blind spots show when one of them wins.
   const size_t explorers = options.exhaustive || limit < 4 ? 0 : 2;
-  for (size_t r = 0; r < ranked.size() && chooser.size() + explorers < limit; ++r) {
-    chooser.add_ranked(r);
+  // The model's best, then its best of each family in turn, then of each kind: its error is larger
+  // than the distance between neighbours, and families differ in what it does not know.
+  constexpr double kWorthALook = 1.5;  // times the best prediction
+  constexpr int kOfEachFamily = 3;
+  size_t look = 0;
+  while (look < ranked.size() &&
+         ranked[look].predicted_s <= kWorthALook * ranked.front().predicted_s)
+    ++look;
+  const auto room = [&] { return chooser.size() + explorers < limit; };
+  if (room()) chooser.add_ranked(0);
+  for (int turn = 0; turn < kOfEachFamily; ++turn) {
+    std::set<std::string> served;
+    for (size_t r = 0; r < look && room(); ++r) {
+      const std::string& family = ranked[r].schedule.family;
+      if (served.contains(family) || chooser.has_twin(r)) continue;
+      chooser.add_ranked(r);
+      served.insert(family);
+    }
   }
+  for (size_t r = 0; r < look && room(); ++r) {
+    if (!chooser.has_twin(r)) chooser.add_ranked(r);
+  }
+  for (size_t r = 0; r < ranked.size() && room(); ++r) chooser.add_ranked(r);
   Random random(options.seed);
   for (size_t i = 0; i < explorers; ++i) {
-    const size_t r = random.below(ranked.size());
-    if (chooser.size() < limit) chooser.add_ranked(r);
+    const size_t r = random.below(std::max<size_t>(look, explorers));
+    if (chooser.size() < limit) chooser.add_ranked(std::min(r, ranked.size() - 1));
   }
   return chooser.take();
 }
