@@ -101,6 +101,7 @@ class Backend {
 
 const Backend* cpu_backend();
 const Backend* cuda_backend();
+const Backend* hip_backend();
 const Backend* sim_backend();
 
 // Every backend of this build, in the order in which "auto" prefers their devices.

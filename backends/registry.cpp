@@ -28,6 +28,9 @@ const std::vector<const Backend*>& backends() {
 #ifdef MOEJIT_HAS_CUDA_BACKEND
       cuda_backend(),
 #endif
+#ifdef MOEJIT_HAS_HIP_BACKEND
+      hip_backend(),
+#endif
       cpu_backend(),
 #ifdef MOEJIT_HAS_SIM_BACKEND
       sim_backend(),

@@ -23,15 +23,19 @@ const std::vector<Target>& targets() {
       list.push_back(target);
     }
     struct Gpu {
+      BackendKind backend;
       const char* arch;
       int32_t units;
       int64_t l2, shared;
     };
-    for (const Gpu& gpu :
-         {Gpu{"sm_80", 108, 40 * kMiB, 163 * kKiB}, Gpu{"sm_89", 128, 72 * kMiB, 99 * kKiB},
-          Gpu{"sm_90a", 132, 50 * kMiB, 227 * kKiB}, Gpu{"sm_100a", 148, 126 * kMiB, 227 * kKiB}}) {
+    for (const Gpu& gpu : {Gpu{BackendKind::kCuda, "sm_80", 108, 40 * kMiB, 163 * kKiB},
+                           Gpu{BackendKind::kCuda, "sm_89", 128, 72 * kMiB, 99 * kKiB},
+                           Gpu{BackendKind::kCuda, "sm_90a", 132, 50 * kMiB, 227 * kKiB},
+                           Gpu{BackendKind::kCuda, "sm_100a", 148, 126 * kMiB, 227 * kKiB},
+                           Gpu{BackendKind::kHip, "gfx90a", 110, 8 * kMiB, 64 * kKiB},
+                           Gpu{BackendKind::kHip, "gfx942", 304, 32 * kMiB, 64 * kKiB}}) {
       Target target;
-      target.backend = BackendKind::kCuda;
+      target.backend = gpu.backend;
       target.arch = gpu.arch;
       target.num_units = gpu.units;
       target.l2_bytes = gpu.l2;

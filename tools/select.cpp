@@ -116,6 +116,7 @@ void DeviceSelector::declare(OptionSet& options) {
 std::string DeviceSelector::name() const {
   if (device.starts_with("sm_")) return "cuda:" + device;
   if (device.starts_with("gfx")) return "hip:" + device;
+  if (device.starts_with("gfx")) return "hip:" + device;
   return device;
 }
 

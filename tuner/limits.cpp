@@ -64,6 +64,25 @@ Result<double> probe_dot(const Device& device, const Module& module, void* out, 
   return flops * static_cast<double>(args.num_tokens) / summarize(*samples).median_s;
 }
 
+// Published peaks times what kernels are known to sustain of them: four fifths of a bandwidth, half
+// of a matrix rate. Per unit, so that a partition of a package counts as what it is. Peaks: AMD
+// Instinct MI300X data sheet (5.3 TB/s, 1307.4 TFLOP/s in 16 bits, 163.4 in f32, 17.2 TB/s of the
+// Infinity Cache, 304 units) and MI250X data sheet, one die of two (1.6 TB/s, 191.5, 47.9 by matrix
+// cores, 110 units; its L2 gives 128 bytes a clock of 1.7 GHz from each of 32 channels).
+DeviceLimits published_amd_limits(const Target& target, DType dtype) {
+  const bool cdna3 = target.arch == "gfx942";
+  const double share = std::max(target.num_units, 1) / (cdna3 ? 304.0 : 110.0);
+  const bool f32 = dtype == DType::kF32;
+  DeviceLimits limits;
+  limits.read_bytes_per_s = 0.8 * (cdna3 ? 5.3e12 : 1.6e12) * share;
+  limits.dot_flops_per_s =
+      0.5 * (cdna3 ? (f32 ? 163.4e12 : 1307.4e12) : (f32 ? 47.9e12 : 191.5e12)) * share;
+  limits.vector_flops_per_s = 0.5 * (cdna3 ? 163.4e12 : 23.9e12) * share;
+  limits.l2_bytes_per_s = 0.8 * (cdna3 ? 17.2e12 : 6.96e12) * share;
+  limits.launch_s = 4e-6;
+  return limits;
+}
+
 }  // namespace
 
 DeviceLimits guess_limits(const Target& target, DType dtype) {
@@ -79,6 +98,8 @@ DeviceLimits guess_limits(const Target& target, DType dtype) {
     limits.dot_flops_per_s =
         limits.vector_flops_per_s * (bf16_dot && dtype == DType::kBF16 ? 2 : 1);
     limits.launch_s = 1e-6;
+  } else if (target.backend == BackendKind::kHip) {
+    limits = published_amd_limits(target, dtype);
   } else {
     // Per multiprocessor of a recent data-centre GPU: a share of HBM, of the tensor cores, of the
     // FMA units.

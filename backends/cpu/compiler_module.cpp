@@ -156,12 +156,17 @@ std::string CompilerModule::identity() const {
 }
 
 Result<HostObject> CompilerModule::compile(const HostSource& source) const {
+  Result<HostObject> object = compile_amdgpu(source);
+  if (object.ok()) seal_image(object->bytes);
+  return object;
+}
+
+Result<HostObject> CompilerModule::compile_amdgpu(const HostSource& source) const {
   const Request request(source, MOEJIT_CPU_SHARED_OBJECT);
   const Answer answer(module_, request);
   MOEJIT_RETURN_IF_ERROR(answer.status(source.name));
   HostObject object;
   object.bytes.assign(answer->bytes, answer->bytes + answer->size);
-  seal_image(object.bytes);
   object.log = answer->log;
   object.compile_ms = answer->compile_ms;
   object.link_ms = answer->link_ms;

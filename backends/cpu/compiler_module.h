@@ -43,6 +43,8 @@ class CompilerModule {
   // Thread-safe, any number at a time, about 20-40 ms each. kCompileError carries the log.
   Result<HostObject> compile(const HostSource& source) const;
   Result<std::string> assembly(const HostSource& source) const;
+  // As compile(), for an AMD GPU (arch "gfx942", HIP text): a code object, not sealed.
+  Result<HostObject> compile_amdgpu(const HostSource& source) const;
 
  private:
   CompilerModule(Dylib library, const MoejitCpuModule* module)

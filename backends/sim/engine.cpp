@@ -83,6 +83,7 @@ void Engine::start_cluster(uint32_t first_block) {
     std::memset(block->shared, 0xff, entry_->shared_bytes);  // NaN in every float type
     block->shadow.reset(entry_->shared_bytes, false);
     block->warps.assign(threads / 32, Meeting{});
+    block->waves.assign((threads + 63) / 64, Meeting{});
     block->groups.assign((threads + 127) / 128, Meeting{});
     block->warpgroups.assign((threads + 127) / 128, Warpgroup{});
     block->barriers = {};
@@ -256,7 +257,8 @@ void Engine::thread_exit(Thread* thread) {
   }
   perform_copies(thread, thread->copies_issued);
   const uint32_t index = thread->self.thread;
-  for (Meeting* meeting : {&block->warps[index / 32], &block->groups[index / 128]}) {
+  for (Meeting* meeting :
+       {&block->warps[index / 32], &block->waves[index / 64], &block->groups[index / 128]}) {
     if (meeting->arrived > 0) {
       fail(FindingKind::kDivergence, where(thread, 0) +
                                          " ends while lanes of its warp wait for it at " +

@@ -1,4 +1,4 @@
-// Simulated GPUs as devices: sim:sm_80, sim:sm_90a.
+// Simulated GPUs as devices: sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -37,6 +37,9 @@ struct Model {
 constexpr Model kModels[] = {
     {"sm_80", "simulated GPU of compute capability 8.0", 163 << 10, 164 << 10, 40 << 20, false},
     {"sm_90a", "simulated GPU of compute capability 9.0", 227 << 10, 228 << 10, 50 << 20, true},
+    // 64 KiB of LDS, and a 1 KiB that the engine takes of each block as on the others.
+    {"gfx90a", "simulated AMD GPU gfx90a (CDNA 2)", 64 << 10, 65 << 10, 8 << 20, false},
+    {"gfx942", "simulated AMD GPU gfx942 (CDNA 3)", 64 << 10, 65 << 10, 4 << 20, false},
 };
 constexpr uint32_t kUnits = 4;
 
@@ -231,7 +234,8 @@ class SimBackend : public Backend {
       return open_devices->back().second;
     }
     return Status(StatusCode::kNotFound,
-                  "device = \"sim:" + spec + "\": must be sim:sm_80 or sim:sm_90a");
+                  "device = \"sim:" + spec +
+                      "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a or sim:gfx942");
   }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {

@@ -12,9 +12,11 @@ void Engine::collective(int kind, void* args, uint32_t line) {
   Thread* thread = current_;
   Block* block = thread->block;
   const uint32_t index = thread->self.thread;
-  const bool is_warp = kind < kWgmmaFence;
-  const uint32_t size = is_warp ? 32 : 128;
-  Meeting& meeting = is_warp ? block->warps[index / 32] : block->groups[index / 128];
+  const bool is_warp = kind < kWgmmaFence, is_wave = kind == kMfma;
+  const uint32_t size = is_warp ? 32 : is_wave ? 64 : 128;
+  Meeting& meeting = is_warp   ? block->warps[index / 32]
+                     : is_wave ? block->waves[index / 64]
+                               : block->groups[index / 128];
   ++counters_.instructions;
   thread->line = line;
   if (meeting.arrived == 0) {
@@ -23,7 +25,8 @@ void Engine::collective(int kind, void* args, uint32_t line) {
     const uint32_t first = index / size * size;
     if (first + size > block->threads.size()) {
       fail(FindingKind::kDivergence,
-           where(thread, line) + "\n  a warpgroup call in an incomplete warpgroup");
+           where(thread, line) + (is_wave ? "\n  a wave's call in an incomplete wave"
+                                          : "\n  a warpgroup call in an incomplete warpgroup"));
     }
     for (uint32_t i = first; i < first + size; ++i) {
       if (block->threads[i].wait == Wait::kExited) {
@@ -45,6 +48,8 @@ void Engine::collective(int kind, void* args, uint32_t line) {
   Thread* first = &block->threads[index / size * size];
   if (is_warp) {
     run_warp_collective(kind, meeting, first);
+  } else if (is_wave) {
+    mfma(meeting);
   } else {
     run_group_collective(kind, meeting, first);
   }

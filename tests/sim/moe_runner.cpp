@@ -23,7 +23,7 @@ const Target& sim_target(const std::string& arch) {
 std::vector<const Family*> gpu_families(const moejit::MoeConfig& config, const std::string& arch) {
   std::vector<const Family*> list;
   for (const Family* family : families()) {
-    if (family->backend() != BackendKind::kCuda || family->params().empty()) continue;
+    if (family->backend() == BackendKind::kCpu || family->params().empty()) continue;
     if (!family->why_not(config, sim_target(arch))) list.push_back(family);
   }
   return list;

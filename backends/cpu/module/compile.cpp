@@ -10,6 +10,7 @@
 #include "clang/Frontend/CompilerInvocation.h"
 #include "clang/Frontend/TextDiagnosticPrinter.h"
 #include "clang/Lex/PreprocessorOptions.h"
+#include "llvm-c/Target.h"
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/TargetSelect.h"
@@ -24,6 +25,7 @@ namespace {
 struct Arch {
   std::string_view name;
   std::vector<const char*> args;
+  bool amdgpu = false;
 };
 
 const Arch* find_arch(std::string_view name) {
@@ -32,6 +34,8 @@ const Arch* find_arch(std::string_view name) {
       {"x86-64-v4", {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512"}},
       {"x86-64-v4+bf16",
        {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512", "-target-feature", "+avx512bf16"}},
+      {"gfx90a", {"-target-cpu", "gfx90a"}, true},
+      {"gfx942", {"-target-cpu", "gfx942"}, true},
   };
   for (const Arch& arch : kArchs) {
     if (arch.name == name) return &arch;
@@ -55,19 +59,54 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
   const Arch* arch = find_arch(request.arch);
   if (arch == nullptr) {
     out.fail(MOEJIT_CPU_INVALID, "arch = " + std::string(request.arch) +
-                                     ": must be x86-64-v3, x86-64-v4 or x86-64-v4+bf16");
+                                     ": must be x86-64-v3, x86-64-v4, x86-64-v4+bf16, gfx90a "
+                                     "or gfx942");
     return false;
   }
-  args = {"-triple", "x86_64-unknown-linux-gnu",
-          request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj", "-x", "c++", "-std=c++20",
-          // The templates unroll what must be unrolled; -O3 and the compiler's own unrolling cost
-          // 60 % more time to compile and gave no faster kernel.
-          "-O2", "-fno-unroll-loops", "-vectorize-loops", "-vectorize-slp", "-mrelocation-model",
-          "pic", "-pic-level", "2", "-fvisibility=hidden", "-ffreestanding", "-fno-builtin",
-          "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=on", "-mframe-pointer=none",
-          "-nostdsysteminc", "-nobuiltininc", "-disable-llvm-verifier", "-discard-value-names",
-          "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function",
-          "-Wno-unused-const-variable"};  // the constants of a config are one block for all
+  const char* emit = request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj";
+  if (arch->amdgpu) {
+    // HIP as the language alone: no header, no device library. Version 4 of the code object is
+    // what every ROCm from 5 to 7 loads.
+    args = {"-triple",
+            "amdgcn-amd-amdhsa",
+            "-aux-triple",
+            "x86_64-unknown-linux-gnu",
+            emit,
+            "-x",
+            "hip",
+            "-std=c++20",
+            "-fcuda-is-device",
+            "-mcode-object-version=4",
+            "-O3",
+            "-vectorize-slp",
+            "-fvisibility=hidden",
+            "-fapply-global-visibility-to-externs",
+            "-ffreestanding",
+            "-fno-rtti",
+            "-fno-threadsafe-statics",
+            "-ffp-contract=on",
+            "-fdenormal-fp-math-f32=ieee",
+            "-mframe-pointer=none",
+            "-nostdsysteminc",
+            "-nobuiltininc",
+            "-disable-llvm-verifier",
+            "-discard-value-names",
+            "-Wall",
+            "-Wno-unused-function",
+            "-Wno-unused-const-variable",
+            "-Wno-undefined-inline",
+            "-Wno-pass-failed"};  // loops that may be too long to unroll say so
+  } else {
+    args = {"-triple", "x86_64-unknown-linux-gnu", emit, "-x", "c++", "-std=c++20",
+            // The templates unroll what must be unrolled; -O3 and the compiler's own unrolling cost
+            // 60 % more time to compile and gave no faster kernel.
+            "-O2", "-fno-unroll-loops", "-vectorize-loops", "-vectorize-slp", "-mrelocation-model",
+            "pic", "-pic-level", "2", "-fvisibility=hidden", "-ffreestanding", "-fno-builtin",
+            "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=on", "-mframe-pointer=none",
+            "-nostdsysteminc", "-nobuiltininc", "-disable-llvm-verifier", "-discard-value-names",
+            "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function",
+            "-Wno-unused-const-variable"};  // the constants of a config are one block for all
+  }
   args.insert(args.end(), arch->args.begin(), arch->args.end());
   for (uint32_t i = 0; i < request.num_options; ++i) {
     if (refused_option(request.options[i])) {
@@ -88,6 +127,11 @@ void initialize_targets() {
     llvm::InitializeNativeTarget();
     llvm::InitializeNativeTargetAsmPrinter();
     llvm::InitializeNativeTargetAsmParser();
+    LLVMInitializeAMDGPUTargetInfo();
+    LLVMInitializeAMDGPUTarget();
+    LLVMInitializeAMDGPUTargetMC();
+    LLVMInitializeAMDGPUAsmPrinter();
+    LLVMInitializeAMDGPUAsmParser();
   });
 }
 

@@ -5,6 +5,7 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <string_view>
 
 #include "llvm/Support/CrashRecoveryContext.h"
 #include "llvm/Support/ErrorHandling.h"
@@ -55,7 +56,11 @@ void run(const MoejitCpuRequest& request, Output& out) {
     if (out.code != MOEJIT_CPU_OK || request.output != MOEJIT_CPU_SHARED_OBJECT) return;
     const std::vector<char> object = std::move(out.bytes);
     out.bytes.clear();
-    link(request, object, out);
+    if (std::string_view(request.arch).substr(0, 3) == "gfx") {
+      link_amdgpu(request, object, out);
+    } else {
+      link(request, object, out);
+    }
   } catch (const std::exception& error) {
     out.fail(MOEJIT_CPU_INTERNAL, error.what());
   }

@@ -29,6 +29,9 @@ void compile(const MoejitCpuRequest& request, Output& out);
 // Relocatable object in `object` to a shared object in out.bytes. Deterministic; no global state.
 void link(const MoejitCpuRequest& request, const std::vector<char>& object, Output& out);
 
+// The same for an AMD GPU: a code object that ROCm loads.
+void link_amdgpu(const MoejitCpuRequest& request, const std::vector<char>& object, Output& out);
+
 std::string make_identity();
 
 }  // namespace moejit_cpu

@@ -236,6 +236,7 @@ MOEJIT_DEVICE u32 pack_bf16(f32 lo, f32 hi) {
 MOEJIT_DEVICE u32 pack_f16(f32 lo, f32 hi) {
   return f32_to_f16(lo) | static_cast<u32>(f32_to_f16(hi)) << 16;
 }
+#ifndef MOEJIT_OWN_MATH  // a target whose own functions are sums and products
 MOEJIT_DEVICE f32 exp_f32(f32 x) {
   return moejit_sim_runtime->math(moejit_sim::kExp, x);
 }
@@ -248,6 +249,7 @@ MOEJIT_DEVICE f32 erf_f32(f32 x) {
 MOEJIT_DEVICE f32 log1p_f32(f32 x) {
   return moejit_sim_runtime->math(moejit_sim::kLog1p, x);
 }
+#endif
 MOEJIT_DEVICE f32 sqrt_f32(f32 x) {
   return moejit_sim_runtime->math(moejit_sim::kSqrt, x);
 }

@@ -1,0 +1,237 @@
+// Decode on gfx9: entries `moe_wave_gate_up` and `moe_wave_down`. Weights go from global memory
+// straight into the registers that the matrix cores read, kDepth pieces ahead and on across units,
+// so that the stream never drains; the waves of a block split the reduction.
+#pragma once
+
+#include "kernels/combine.h"
+#include "kernels/mfma.h"
+#include "kernels/route.h"
+
+namespace moe {
+
+constexpr int kWaves = kSched_waves;
+constexpr int kTokens16 = kSched_tile_m / 16;
+constexpr int kRows16 = kSched_tile_n / 16;
+constexpr int kDepth = kSched_depth;
+constexpr int kStreamThreads = kWaves * 64;
+constexpr int kFragments = kRows16 * kTokens16;
+constexpr int kReduceBytes = kWaves * kFragments * 1024;  // of one unit
+
+// A unit: kRows16 times 16 weight rows and up to kSched_tile_m tokens of one expert.
+constexpr int kUnitH = kRows16 * (kGated ? 8 : 16);
+constexpr int kUnitsGate = ceil_div(kIntermediateSize, kUnitH);
+constexpr int kUnitsDown = ceil_div(kHiddenSize, kRows16 * 16);
+
+template <bool kGateUp>
+struct Stream {
+  static constexpr int kLength = kGateUp ? kHiddenSize : kIntermediateSize;
+  static constexpr int kRows = kGateUp ? kW13Rows : kHiddenSize;
+  static constexpr int kRowBytes = kLength * kElement;
+  static constexpr int kPieces = kLength / kPiece;
+  static constexpr int kSteps = ceil_div(kPieces, 4);  // 64 bytes of every row
+  static constexpr int kShare = ceil_div(kSteps, kWaves);
+  static constexpr int kRounds = ceil_div(kShare, kDepth);
+  // A wave may have steps that do not exist: their operands become zeros.
+  static constexpr bool kExact = kPieces % 4 == 0 && kSteps % kWaves == 0 && kShare % kDepth == 0;
+  static constexpr int kUnits = kGateUp ? kUnitsGate : kUnitsDown;
+
+  const u8* source;
+  const u8* weights;
+  int items, end;          // units of this block left to fetch: [items, end)
+  int round;               // of the unit that is being fetched
+  const u8* w[kRows16];    // this lane's weight row of each 16
+  const u8* x[kTokens16];  // and its token row
+  u32x4 held_w[kDepth][kRows16];
+  u32x4 held_x[kDepth][kTokens16];
+
+  // Row of the weights in row m (0..15) of the unit's 16-row tile t; past the end, row 0. Where
+  // gated, a lane's four rows are two gate rows and the same up rows.
+  MOEJIT_DEVICE static int row_of(int unit, int t, int m) {
+    if constexpr (kGateUp && kGated) {
+      const int i = (unit * kRows16 + t) * 8 + (m >> 2) * 2 + (m & 1);
+      if (i >= kIntermediateSize) return 0;
+      return (m & 2) != 0 ? up_row(i) : gate_row(i);
+    } else {
+      const int row = (unit * kRows16 + t) * 16 + m;
+      return row < kRows ? row : 0;
+    }
+  }
+  MOEJIT_DEVICE void enter_unit(const MoeArgs& a) {
+    if (items >= end) return;
+    const Tile tile = locate(a, items);
+    const int lane = static_cast<int>(wave_lane()) & 15;
+    const int group = static_cast<int>(wave_lane()) >> 4;
+    const u8* base = weights + static_cast<i64>(tile.expert) * kRows * kRowBytes + group * 16;
+    MOEJIT_UNROLL
+    for (int t = 0; t < kRows16; ++t) {
+      w[t] = base + static_cast<i64>(row_of(tile.n, t, lane)) * kRowBytes;
+    }
+    MOEJIT_UNROLL
+    for (int t = 0; t < kTokens16; ++t) {
+      // A token that the unit does not have is its first one again.
+      const int r = t * 16 + lane < tile.rows ? t * 16 + lane : 0;
+      i64 line = tile.first_row + r;
+      if (kGateUp) line = ldg_i32(plan_rows(a) + line) / kSlots;
+      x[t] = source + line * kRowBytes + group * 16;
+    }
+  }
+  MOEJIT_DEVICE static Tile locate(const MoeArgs& a, int item) {
+    const int tile = item / kUnits;
+    const u32x4 t = ldg_u32x4(plan_tiles(a) + tile);
+    const i32* counts = plan_counts(a) + 1;
+    const int first = ldg_i32(counts + t.x) + (tile - static_cast<int>(t.y)) * kPlanTile;
+    const int last = ldg_i32(counts + t.x + 1);
+    return {static_cast<int>(t.x), item - tile * kUnits, first, min_of(kPlanTile, last - first),
+            t.z == 1};
+  }
+  // Whether step d of the round exists for this lane.
+  MOEJIT_DEVICE static bool exists(int of_round, int d, int* step) {
+    const int mine = of_round * kDepth + d;
+    const int wave = static_cast<int>(wave_id());
+    const int first = wave * kSteps / kWaves;
+    const int count = (wave + 1) * kSteps / kWaves - first;
+    *step = first + mine;
+    return kExact ||
+           (mine < count && (first + mine) * 4 + (static_cast<int>(wave_lane()) >> 4) < kPieces);
+  }
+  MOEJIT_DEVICE void fetch(int d) {
+    if (items >= end) return;
+    int step;
+    const bool real = exists(round, d, &step);
+    // What does not exist is the row's first piece.
+    const i64 offset =
+        real ? static_cast<i64>(step) * 64 : -static_cast<i64>(wave_lane() >> 4) * 16;
+    MOEJIT_UNROLL
+    for (int t = 0; t < kRows16; ++t) held_w[d][t] = ldg_stream(w[t] + offset, 0);
+    MOEJIT_UNROLL
+    for (int t = 0; t < kTokens16; ++t) held_x[d][t] = ldg_u32x4(x[t] + offset);
+  }
+  MOEJIT_DEVICE void next_round(const MoeArgs& a) {
+    if (items >= end || ++round < kRounds) return;
+    round = 0;
+    ++items;
+    enter_unit(a);
+  }
+
+  MOEJIT_DEVICE void start(const MoeArgs& a) {
+    source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
+    weights = static_cast<const u8*>(kGateUp ? a.w13 : a.w2);
+    const i64 all = static_cast<i64>(ldg_i32(plan_counts(a))) * kUnits;
+    const i64 block = die_order();
+    items = static_cast<int>(all * block / block_count());
+    end = static_cast<int>(all * (block + 1) / block_count());
+    round = 0;
+    enter_unit(a);
+    MOEJIT_UNROLL
+    for (int d = 0; d < kDepth; ++d) fetch(d);
+  }
+};
+
+// h of fragment f of a unit: row quad `group` of the 16 rows, token `lane`.
+MOEJIT_DEVICE void finish_gate(const MoeArgs& a, const Tile& tile, int t, int group, i64 row,
+                               f32x4 v) {
+  const HRow h = h_row(a, row);
+  if constexpr (kGated) {
+    const int i = (tile.n * kRows16 + t) * 8 + group * 2;
+    if (i >= kIntermediateSize) return;
+    store_pair(h.line, i, h_of(a, tile.expert, i, h.weight, v.x, v.z),
+               h_of(a, tile.expert, i + 1, h.weight, v.y, v.w));
+  } else {
+    const int i = (tile.n * kRows16 + t) * 16 + group * 4;
+    if (i >= kIntermediateSize) return;
+    store_quad(h.line, i, h_of(a, tile.expert, i, h.weight, v.x, 0.0f),
+               h_of(a, tile.expert, i + 1, h.weight, v.y, 0.0f),
+               h_of(a, tile.expert, i + 2, h.weight, v.z, 0.0f),
+               h_of(a, tile.expert, i + 3, h.weight, v.w, 0.0f));
+  }
+}
+
+template <bool kGateUp>
+MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
+  using S = Stream<kGateUp>;
+  const u32 reduce = shared_base();
+  const u32 lane = wave_lane();
+  const int wave = static_cast<int>(wave_id());
+  S stream;
+  stream.start(a);
+  int item = stream.items;
+  const int end = stream.end;
+  for (u32 turn = 0; item < end; ++item, ++turn) {
+    facc4 acc[kRows16][kTokens16];
+    MOEJIT_UNROLL
+    for (int t = 0; t < kRows16; ++t) {
+      MOEJIT_UNROLL
+      for (int m = 0; m < kTokens16; ++m) clear(acc[t][m]);
+    }
+    MOEJIT_NO_UNROLL
+    for (int round = 0; round < S::kRounds; ++round) {
+      stream.next_round(a);
+      MOEJIT_UNROLL
+      for (int d = 0; d < kDepth; ++d) {
+        int step;
+        const bool real = S::exists(round, d, &step);
+        MOEJIT_UNROLL
+        for (int t = 0; t < kRows16; ++t) {
+          u32x4 w = stream.held_w[d][t];
+          if (!S::kExact && !real) w = {0, 0, 0, 0};
+          MOEJIT_UNROLL
+          for (int m = 0; m < kTokens16; ++m) {
+            u32x4 x = stream.held_x[d][m];
+            if (!S::kExact && !real) x = {0, 0, 0, 0};
+            mfma_piece(acc[t][m], w, x);
+          }
+        }
+        stream.fetch(d);
+      }
+    }
+    const Tile tile = S::locate(a, item);
+    // The next unit writes the other buffer; this one is free again after the next barrier.
+    const u32 buffer = reduce + (turn & 1u) * kReduceBytes;
+    if constexpr (kWaves > 1) {
+      MOEJIT_UNROLL
+      for (int f = 0; f < kFragments; ++f) {
+        const facc4& d = acc[f / kTokens16][f % kTokens16];
+        sts_f32x4(buffer + ((wave * kFragments + f) * 64 + lane) * 16, {d[0], d[1], d[2], d[3]});
+      }
+      block_sync();
+    }
+    MOEJIT_UNROLL
+    for (int f = 0; f < kFragments; ++f) {
+      if (kWaves > 1 && (f + static_cast<int>(turn)) % kWaves != wave) continue;
+      f32x4 v = {acc[f / kTokens16][f % kTokens16][0], acc[f / kTokens16][f % kTokens16][1],
+                 acc[f / kTokens16][f % kTokens16][2], acc[f / kTokens16][f % kTokens16][3]};
+      if constexpr (kWaves > 1) {
+        v = {0.0f, 0.0f, 0.0f, 0.0f};
+        MOEJIT_UNROLL
+        for (int part = 0; part < kWaves; ++part) {
+          const f32x4 p = lds_f32x4(buffer + ((part * kFragments + f) * 64 + lane) * 16);
+          v.x += p.x;
+          v.y += p.y;
+          v.z += p.z;
+          v.w += p.w;
+        }
+      }
+      const int r = f % kTokens16 * 16 + static_cast<int>(lane & 15u);
+      if (r >= tile.rows) continue;
+      const int t = f / kTokens16, group = static_cast<int>(lane >> 4);
+      if constexpr (kGateUp) {
+        finish_gate(a, tile, t, group, tile.first_row + r, v);
+      } else {
+        finish_y(a, tile.expert, y_row(a, tile.first_row + r),
+                 (tile.n * kRows16 + t) * 16 + group * 4, v);
+      }
+    }
+  }
+}
+
+}  // namespace moe
+
+MOEJIT_KERNEL(moe_wave_gate_up, moe::kStreamThreads, moejit_cfg::kSched_blocks)
+(moejit_abi::MoeArgs a) {
+  moe::stream_mfma<true>(a);
+}
+
+MOEJIT_KERNEL(moe_wave_down, moe::kStreamThreads, moejit_cfg::kSched_blocks)
+(moejit_abi::MoeArgs a) {
+  moe::stream_mfma<false>(a);
+}

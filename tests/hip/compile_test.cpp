@@ -1,0 +1,199 @@
+// Real cross-compilation: every family for every architecture, no GPU needed.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "backends/cpu/compiler_module.h"
+#include "backends/hip/code_object.h"
+#include "backends/hip/hiprtc.h"
+#include "generator/probe.h"
+#include "tests/hip/configs.h"
+
+namespace moejit::internal {
+namespace {
+
+int test_level() {
+  const char* level = std::getenv("MOEJIT_TEST_LEVEL");
+  return level == nullptr ? 1 : std::atoi(level);
+}
+
+// The lines of one kernel in Clang's assembly.
+std::string body_of(const std::string& assembly, const std::string& kernel) {
+  const size_t begin = assembly.find("\n" + kernel + ":");
+  if (begin == std::string::npos) return "";
+  return assembly.substr(begin, assembly.find(".Lfunc_end", begin) - begin);
+}
+int count(const std::string& text, const std::string& what) {
+  int n = 0;
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+  return n;
+}
+
+class HipCompile : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (const auto module = CompilerModule::get(); !module.ok())
+      GTEST_SKIP() << module.status().message();
+  }
+};
+
+TEST_P(HipCompile, DefaultsCompileWithoutSpills) {
+  const auto device = hip_backend()->open(GetParam());
+  ASSERT_TRUE(device.ok());
+  const Target& target = (*device)->info().target;
+  const std::vector<NamedConfig> configs = hip_configs();
+  for (size_t i = 0; i < configs.size(); ++i) {
+    const NamedConfig& c = configs[i];
+    for (const Family* family : families()) {
+      if (family->why_not(c.config, target)) continue;
+      std::vector<int64_t> sizes = {i % 2 == 0 ? 8192 : 4};
+      if (test_level() > 1) sizes = {1, 16, 64, 128, 8192};
+      for (const int64_t tokens : sizes) {
+        const Schedule schedule = family->default_schedule(c.config, target, tokens);
+        const KernelSource source = family->emit(c.config, target, schedule);
+        EXPECT_EQ(source.text, family->emit(c.config, target, schedule).text);
+        const auto binary = (*device)->compile(source);
+        ASSERT_TRUE(binary.ok()) << c.name << " " << schedule.to_json() << "\n"
+                                 << binary.status().to_string() << "\n"
+                                 << binary.status().log();
+        EXPECT_EQ(binary->format, "hsaco");
+        EXPECT_GT(binary->registers, 0);
+        EXPECT_EQ(binary->spill_bytes, 0) << c.name << " " << schedule.to_json();
+        EXPECT_LE(binary->shared_bytes, target.shared_bytes);
+        const auto object = hip::read_code_object(binary->bytes);
+        ASSERT_TRUE(object.ok()) << object.status().to_string();
+        EXPECT_EQ(object->arch, GetParam());
+        // As many waves fit as the schedule counts on: 512 registers a lane and SIMD.
+        for (const hip::KernelFacts& kernel : object->kernels) {
+          if (kernel.name.find("_gate_up") == std::string::npos) continue;
+          const int waves = (kernel.max_threads / 64 * schedule.at("blocks") + 3) / 4;
+          EXPECT_LE(kernel.vgprs * waves, 512) << c.name << " " << schedule.to_json();
+        }
+      }
+    }
+  }
+}
+
+TEST_P(HipCompile, InnerLoopsUseTheMatrixCores) {
+  const auto device = hip_backend()->open(GetParam());
+  ASSERT_TRUE(device.ok());
+  const Target& target = (*device)->info().target;
+  struct Wanted {
+    DType dtype;
+    const char *small, *large;
+  };
+  // gfx942 renamed the instructions.
+  const bool new_names = std::string(GetParam()) == "gfx942";
+  const Wanted all[] = {
+      {DType::kBF16, new_names ? "v_mfma_f32_16x16x16_bf16" : "v_mfma_f32_16x16x16bf16_1k",
+       new_names ? "v_mfma_f32_32x32x8_bf16" : "v_mfma_f32_32x32x8bf16_1k"},
+      {DType::kF16, new_names ? "v_mfma_f32_16x16x16_f16" : "v_mfma_f32_16x16x16f16",
+       new_names ? "v_mfma_f32_32x32x8_f16" : "v_mfma_f32_32x32x8f16"},
+      {DType::kF32, new_names ? "v_mfma_f32_16x16x4_f32" : "v_mfma_f32_16x16x4f32",
+       new_names ? "v_mfma_f32_32x32x2_f32" : "v_mfma_f32_32x32x2f32"}};
+  for (const Wanted& wanted : all) {
+    const MoeConfig config{.num_experts = 64,
+                           .top_k = 8,
+                           .hidden_size = 2048,
+                           .intermediate_size = 768,
+                           .dtype = wanted.dtype,
+                           .router = {}};
+    const int parts = wanted.dtype == DType::kF32 ? 4 : 2;  // products of a 16-byte piece
+
+    const Family* stream = find_family("hip_stream");
+    const Schedule decode = stream->default_schedule(config, target, 1);
+    auto text = (*device)->assembly(stream->emit(config, target, decode));
+    ASSERT_TRUE(text.ok()) << text.status().to_string();
+    std::string body = body_of(*text, "moe_wave_gate_up");
+    const int depth = decode.at("depth");
+    EXPECT_EQ(count(body, wanted.small), depth * parts) << decode.to_json();
+    // Weights past the caches, 16 bytes a lane: in the prologue and in the loop.
+    EXPECT_EQ(count(body, new_names ? " nt\n" : " glc slc\n"), 2 * depth) << decode.to_json();
+    EXPECT_EQ(count(body, "flat_load"), 0);
+    EXPECT_EQ(count(body, "scratch_load") + count(body, "buffer_load"), 0);
+
+    const Family* tile = find_family("hip_tile");
+    Schedule prefill = tile->default_schedule(config, target, 8192);
+    text = (*device)->assembly(tile->emit(config, target, prefill));
+    ASSERT_TRUE(text.ok()) << text.status().to_string();
+    body = body_of(*text, "moe_mfma_gate_up");
+    // A stage has 8 pieces of a row; a wave has its share of the tile in both directions.
+    const int products = prefill.at("tile_m") / prefill.at("waves_m") / 32 *
+                         (prefill.at("tile_n") * prefill.at("waves_m") / 4 / 32);
+    EXPECT_EQ(count(body, wanted.large), products * 4 * parts) << prefill.to_json();
+    EXPECT_GE(count(body, "ds_read_b128"), 4 * (prefill.at("tile_m") / prefill.at("waves_m") / 32));
+    EXPECT_GE(count(body, "global_load_dwordx4"),
+              2 * (prefill.at("tile_m") + prefill.at("tile_n")) / 32);
+    EXPECT_EQ(count(body, "flat_load"), 0);
+  }
+}
+
+TEST_P(HipCompile, ProbesCompile) {
+  const auto device = hip_backend()->open(GetParam());
+  ASSERT_TRUE(device.ok());
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    const auto probe = emit_probe((*device)->info().target, dtype);
+    ASSERT_TRUE(probe.has_value());
+    for (const KernelSource* source : {&probe->read, &probe->dot}) {
+      const auto binary = (*device)->compile(*source);
+      ASSERT_TRUE(binary.ok()) << binary.status().to_string() << "\n" << binary.status().log();
+      EXPECT_EQ(binary->spill_bytes, 0);
+    }
+    EXPECT_GT(probe->dot_flops_per_iteration, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Archs, HipCompile, testing::Values("gfx90a", "gfx942"),
+                         [](const auto& arch) { return std::string(arch.param); });
+
+// Where ROCm is installed: the same text through its own compiler.
+TEST(HiprtcCompile, EveryFamily) {
+  const auto& hiprtc = hip::Hiprtc::get();
+  if (!hiprtc.ok()) GTEST_SKIP() << hiprtc.status().message();
+  const auto device = hip_backend()->open("gfx90a");
+  const Target& target = (*device)->info().target;
+  for (const NamedConfig& c : hip_configs()) {
+    for (const Family* family : families()) {
+      if (family->why_not(c.config, target)) continue;
+      const Schedule schedule = family->default_schedule(c.config, target, 8192);
+      const KernelSource source = family->emit(c.config, target, schedule);
+      const auto output = (*hiprtc)->compile(source.name, source.text, "gfx90a",
+                                             {"-O3", "-std=c++17", "-ffp-contract=on"});
+      ASSERT_TRUE(output.ok()) << c.name << " " << schedule.to_json() << "\n"
+                               << output.status().to_string() << "\n"
+                               << output.status().log();
+      const auto object = hip::read_code_object(output->code);
+      ASSERT_TRUE(object.ok()) << object.status().to_string();
+      EXPECT_EQ(object->arch, "gfx90a");
+      for (const hip::KernelFacts& kernel : object->kernels) {
+        EXPECT_EQ(kernel.spills, 0) << c.name << " " << kernel.name << " " << schedule.to_json();
+      }
+    }
+    if (test_level() < 2) break;
+  }
+}
+
+TEST(HipCompileErrors, LogAndRuleAreKept) {
+  if (!CompilerModule::get().ok()) GTEST_SKIP() << "no compiler module";
+  const auto device = hip_backend()->open("gfx942");
+  KernelSource source;
+  source.name = "broken.hip";
+  source.arch = "gfx942";
+  source.text = "extern \"C\" __attribute__((global)) void k() { no_such_function(); }\n";
+  auto binary = (*device)->compile(source);
+  ASSERT_FALSE(binary.ok());
+  EXPECT_EQ(binary.status().code(), StatusCode::kCompileError);
+  EXPECT_NE(binary.status().log().find("no_such_function"), std::string::npos);
+  source.text =
+      "__attribute__((device)) int counter;\n"
+      "extern \"C\" __attribute__((global)) void k() { counter = 1; }\n";
+  binary = (*device)->compile(source);
+  ASSERT_FALSE(binary.ok());
+  EXPECT_NE(binary.status().message().find("no global variables"), std::string::npos)
+      << binary.status().message();
+  source.arch = "gfx90a";
+  EXPECT_EQ((*device)->compile(source).status().code(), StatusCode::kUnsupported);
+}
+
+}  // namespace
+}  // namespace moejit::internal
