@@ -100,7 +100,7 @@ std::string take(const char* text, std::string* out) {
   return "";
 }
 
-constexpr int32_t kMaxThreads = 4096;
+constexpr int32_t kMaxThreads = 1024;
 
 constexpr Row kTable[] = {
     {"MOEJIT_CACHE_DIR", "$XDG_CACHE_HOME/moejit, else $HOME/.cache/moejit",

@@ -32,6 +32,10 @@ Result<Kernel> kernel_for(const MoeConfig& config, const std::string& device, in
   return get_kernel(config, options);
 }
 
+bool go_on(const std::function<bool(int32_t, int32_t)>& progress, size_t done, size_t total) {
+  return !progress || progress(static_cast<int32_t>(done), static_cast<int32_t>(total));
+}
+
 }  // namespace
 
 Result<BenchReport> bench(const BenchRequest& request) {
@@ -64,6 +68,7 @@ Result<BenchReport> bench(const BenchRequest& request) {
                                          4 * std::max(target.l2_bytes, target.l3_bytes));
   if (!weights.ok()) return weights.status();
   for (int64_t t : tokens) {
+    if (!go_on(request.progress, report.rows.size(), tokens.size())) break;
     const internal::LaunchPlan& plan = kernel->state()->plan_for(t);
     auto load = Workload::make(*weights, **device, *spec, t, internal::routings_for(t), 7);
     if (!load.ok()) return load.status();
@@ -104,6 +109,7 @@ Result<BenchReport> bench(const BenchRequest& request) {
     row.share = row.median_s > 0 ? row.floor_s / row.median_s : 0;
     report.rows.push_back(std::move(row));
   }
+  if (report.rows.empty()) return Status(StatusCode::kCancelled, "stopped before the first row");
   return report;
 }
 
@@ -132,6 +138,10 @@ Result<std::vector<VerifyRow>> verify(const VerifyRequest& request) {
   const auto store = internal::open_store(request.cache_path);
 
   std::vector<VerifyRow> rows;
+  const std::vector<internal::Schedule> schedules =
+      request.all_schedules ? internal::legal_schedules(config, (*device)->info().target)
+                            : std::vector<internal::Schedule>(1);
+  const size_t total = specs.size() * tokens.size() * schedules.size();
   for (const internal::RoutingSpec& spec : specs) {
     for (int64_t t : tokens) {
       auto load = Workload::make(*weights, **device, spec, t, 1, 11 + static_cast<uint64_t>(t));
@@ -154,13 +164,18 @@ Result<std::vector<VerifyRow>> verify(const VerifyRequest& request) {
         rows.push_back(std::move(row));
         return {};
       };
+      const auto stopped = [&]() -> Result<std::vector<VerifyRow>> {
+        if (rows.empty()) return Status(StatusCode::kCancelled, "stopped before the first check");
+        return rows;
+      };
       if (!request.all_schedules) {
+        if (!go_on(request.progress, rows.size(), total)) return stopped();
         const internal::LaunchPlan& plan = kernel->state()->plan_for(t);
         MOEJIT_RETURN_IF_ERROR(check_one(*plan.module, plan.regions, plan.info.schedule));
         continue;
       }
-      for (const internal::Schedule& schedule :
-           internal::legal_schedules(config, (*device)->info().target)) {
+      for (const internal::Schedule& schedule : schedules) {
+        if (!go_on(request.progress, rows.size(), total)) return stopped();
         auto built =
             internal::build_kernel(**device, *store, config, schedule, internal::MayCompile::kYes);
         if (!built.ok()) return built.status();

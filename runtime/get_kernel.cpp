@@ -138,6 +138,10 @@ Status check_options(const MoeConfig& config, const Options& options) {
                               std::to_string(options.max_tokens) + ")");
     }
   }
+  if (options.policy < Policy::kCached || options.policy > Policy::kFrozen) {
+    return invalid_argument("policy = " + std::to_string(static_cast<int>(options.policy)) +
+                            ": must be kCached, kTune or kFrozen");
+  }
   if (options.num_threads < 0 || options.num_threads > 1024) {
     return invalid_argument("num_threads = " + std::to_string(options.num_threads) +
                             ": must be from 0 (all) to 1024");

@@ -151,7 +151,14 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   MOEJIT_RETURN_IF_ERROR(check_common(state_.get(), args));
   if (args.num_tokens == 0) return {};
   const MoeConfig& config = state_->config;
+  if (static_cast<int>(args.logits_dtype) < 0 || args.logits_dtype > DType::kF16) {
+    return invalid_argument("logits_dtype = " + std::to_string(static_cast<int>(args.logits_dtype)) +
+                            ": must be kF32, kBF16 or kF16");
+  }
   const int64_t logit_size = size_of(args.logits_dtype);
+  if (args.topk_ids != nullptr) MOEJIT_RETURN_IF_ERROR(check_pointer("topk_ids", args.topk_ids, 4));
+  if (args.topk_weights != nullptr)
+    MOEJIT_RETURN_IF_ERROR(check_pointer("topk_weights", args.topk_weights, 4));
   MOEJIT_RETURN_IF_ERROR(
       check_pointer("router_logits", args.router_logits, static_cast<uintptr_t>(logit_size)));
   if (config.router.correction_bias) {

@@ -1,4 +1,5 @@
 #include "moejit/tuning.h"
+#include "tools/interrupt.h"
 #include "tools/parse.h"
 #include "tools/report.h"
 #include "tools/select.h"
@@ -39,7 +40,11 @@ class Bench : public Command {
 
   ExitCode run(Context& context) override {
     if (const Status status = prepare(); !status.ok()) return context.fail(status);
+    request_.progress = row_progress(context, "bench " + short_name(request_.config));
+    const Interruptible interruptible(
+        "\nmoejit bench: stopping after this token count; Ctrl-C again ends at once\n");
     auto report = bench(request_);
+    context.progress().clear();
     if (!report.ok()) return context.fail(report.status());
     Table table(measured_columns());
     add_header(&table, request_.config, report->device, report->limits);
@@ -51,6 +56,8 @@ class Bench : public Command {
       tuned = tuned && row.source == Source::kExact;
     }
     const ExitCode printed = context.print(table);
+    if (printed == ExitCode::kOk && report->rows.size() < request_.tokens.size())
+      return ExitCode::kInterrupted;
     if (printed != ExitCode::kOk || tuned || !require_) return printed;
     return context.fail(
         Status(StatusCode::kNotFound,

@@ -1,4 +1,7 @@
 // `moejit cache path | ls | show | stats`: looking, nothing is changed.
+#include <nlohmann/json.hpp>
+#include <utility>
+
 #include "base/settings.h"
 #include "tools/cache_common.h"
 #include "tools/report.h"
@@ -25,6 +28,17 @@ Cell policy_cell(const std::string& json) {
   return internal::JsonText{json, brief_schedule(json)};
 }
 
+// Backend and architecture of an environment's JSON; empty where it has none.
+std::pair<std::string, std::string> device_of(const std::string& environment) {
+  const auto json = nlohmann::json::parse(environment, nullptr, false);
+  const auto text = [&](const char* key) {
+    return json.is_object() && json.contains(key) && json[key].is_string()
+               ? json[key].get<std::string>()
+               : std::string();
+  };
+  return {text("backend"), text("arch")};
+}
+
 class CacheLs : public Command {
   void declare(OptionSet& options) override {
     place_.declare(options);
@@ -44,6 +58,11 @@ class CacheLs : public Command {
           invalid_argument("limit = " + std::to_string(limit_) + ": must not be negative"));
     }
     filter_.limit = limit_;
+    // As the column shows it: "cpu:x86-64-v4".
+    if (const size_t colon = filter_.arch.find(':'); colon != std::string::npos) {
+      filter_.backend = filter_.arch.substr(0, colon);
+      filter_.arch.erase(0, colon + 1);
+    }
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
     Table table({{"kind", "kind"},
@@ -59,11 +78,19 @@ class CacheLs : public Command {
                  {"used_at", "used", Unit::kUnixTime},
                  {"toolchain", "compiler", Unit::kNone, /*wide=*/true}});
     if (kind_ != "kernel") {
-      auto choices = internal::list_selections(*place, filter_);
+      internal::CacheFilter every = filter_;
+      every.limit = 0;
+      auto choices = internal::list_selections(*place, every);
       if (!choices.ok()) return context.fail(choices.status());
+      int64_t shown = 0;
       for (const internal::SelectionInfo& s : *choices) {
+        const auto [backend, arch] = device_of(s.environment);
+        if (!filter_.backend.empty() && backend != filter_.backend) continue;
+        if (!filter_.arch.empty() && arch != filter_.arch) continue;
+        if (filter_.limit > 0 && ++shown > filter_.limit) break;
         table.add({std::string("choice"), shown_key(context, s.key), layer_cell(s.problem),
-                   s.tokens, Cell(), schedule_cell(s.schedule), s.how, policy_cell(s.policy),
+                   s.tokens, arch.empty() ? Cell() : Cell(backend + ":" + arch),
+                   schedule_cell(s.schedule), s.how, policy_cell(s.policy),
                    internal::known_if_positive(s.median_s), Cell(), s.decided_at, s.toolchain});
       }
     }
@@ -207,6 +234,8 @@ class CacheStatsVerb : public Command {
     table.fact("decisions", "decisions", stats->decisions);
     table.fact("oldest_use", "oldest use", stats->oldest_use, Unit::kUnixTime);
     table.fact("newest_use", "newest use", stats->newest_use, Unit::kUnixTime);
+    table.add(
+        {std::string("all"), stats->path, stats->artifacts, stats->binaries, stats->binary_bytes});
     for (const internal::CountOf& c : stats->by_arch) {
       table.add({std::string("arch"), c.name, c.artifacts, c.binaries, c.bytes});
     }

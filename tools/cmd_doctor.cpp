@@ -80,6 +80,17 @@ class Doctor : public Command {
     table.fact("cache_directory_reason", "  because", settings.cache_dir_reason);
     table.fact("cache_state", "cache", cache_state());
     table.fact("ready", "ready", ready);
+    if (context.format == TableFormat::kCsv || context.format == TableFormat::kJsonLines) {
+      // These have rows alone, and a script that asks wants these as well.
+      const std::pair<const char*, std::string> own[] = {
+          {"version", version()},
+          {"cache_directory", settings.cache_dir},
+          {"cache_directory_reason", settings.cache_dir_reason},
+          {"cache_state", cache_state()},
+          {"ready", ready}};
+      for (const auto& [name, value] : own)
+        table.add({std::string("moejit"), std::string("fact"), std::string(name), value});
+    }
     const ExitCode printed = context.print(table);
     if (printed != ExitCode::kOk || any) return printed;
     return context.fail(

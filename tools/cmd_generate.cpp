@@ -27,6 +27,8 @@ class Generate : public Command {
       auto files = generate(*config, device_.name(), count, schedule_);
       if (!files.ok()) {
         const Status& status = files.status();
+        if (!schedule_.empty() && status.message().starts_with("schedule"))
+          return context.fail(invalid_argument(status.message()));
         const bool no_device = status.code() == StatusCode::kNotFound;
         return context.fail(
             no_device ? Status(StatusCode::kUnavailable, status.message(), status.log()) : status);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/fs.h"
 #include "base/safetensors.h"
 #include "moejit/moejit.h"
 #include "tools/layer_inputs.h"
@@ -183,10 +184,17 @@ class Run : public Command {
     if (!inputs.ok()) return context.fail(inputs.status());
     if (const Status status = device_.check(*config); !status.ok()) return context.fail(status);
 
+    auto device = internal::open_device(device_.name(), device_.threads);
+    if (!device.ok()) return context.fail(device.status());
+    // A device that only compiles says so before anything is compiled for it.
+    if (auto memory = (*device)->allocate(256); !memory.ok()) return context.fail(memory.status());
+    if (const std::string folder = internal::parent_path(output_);
+        !internal::is_directory(folder)) {
+      return context.fail(
+          Status(StatusCode::kIoError, "output = " + output_ + ": no directory " + folder));
+    }
     auto kernel = prepare(*config, inputs->num_tokens);
     if (!kernel.ok()) return context.fail(kernel.status());
-    auto device = internal::open_device(kernel->device(), device_.threads);
-    if (!device.ok()) return context.fail(device.status());
     auto outputs = Launch(*kernel, **device, *inputs).run();
     if (!outputs.ok()) return context.fail(outputs.status());
 

@@ -1,4 +1,5 @@
 #include "moejit/tuning.h"
+#include "tools/interrupt.h"
 #include "tools/parse.h"
 #include "tools/report.h"
 #include "tools/select.h"
@@ -42,7 +43,11 @@ class Verify : public Command {
 
   ExitCode run(Context& context) override {
     if (const Status status = prepare(); !status.ok()) return context.fail(status);
+    request_.progress = row_progress(context, "verify " + short_name(request_.config));
+    const Interruptible interruptible(
+        "\nmoejit verify: stopping after this check; Ctrl-C again ends at once\n");
     auto rows = verify(request_);
+    context.progress().clear();
     if (!rows.ok()) return context.fail(rows.status());
     Table table({{"tokens", "tokens"},
                  {"routing", "routing"},
@@ -51,6 +56,10 @@ class Verify : public Command {
                  {"tolerance", "tolerance", Unit::kScientific},
                  {"ok", "ok"},
                  {"note", "note"}});
+    table.fact("config", "layer",
+               internal::JsonText{request_.config.to_json(), short_name(request_.config)});
+    table.fact("device", "device", request_.device);
+    table.fact("stopped", "stopped early", Interruptible::requested());
     int64_t wrong = 0;
     for (const VerifyRow& row : *rows) {
       table.add({row.tokens, row.routing, schedule_cell(row.schedule), row.error, row.tolerance,
@@ -58,6 +67,8 @@ class Verify : public Command {
       wrong += row.ok ? 0 : 1;
     }
     const ExitCode printed = context.print(table);
+    if (printed == ExitCode::kOk && wrong == 0 && Interruptible::requested())
+      return ExitCode::kInterrupted;
     if (printed != ExitCode::kOk || wrong == 0) return printed;
     return context.fail(Status(StatusCode::kVerificationFailed,
                                std::to_string(wrong) + " of " + std::to_string(rows->size()) +

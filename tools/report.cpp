@@ -1,5 +1,6 @@
 #include "tools/report.h"
 
+#include "tools/interrupt.h"
 #include "tools/select.h"
 
 namespace moejit::tools {
@@ -31,6 +32,22 @@ void add_header(Table* table, const MoeConfig& config, const std::string& device
   table->fact("vector_flops_per_s", "f32 limit",
               internal::known_if_positive(limits.vector_flops_per_s), Unit::kFlopsPerS);
   table->fact("limits_measured", "limits measured", limits.measured);
+}
+
+std::function<bool(int32_t, int32_t)> row_progress(Context& context, const std::string& what) {
+  internal::Progress& progress = context.progress();
+  return [&progress, what](int32_t done, int32_t total) {
+    progress.update(
+        [&] {
+          if (progress.mode() == internal::ProgressMode::kJson) {
+            return "{\"done\":" + std::to_string(done) + ",\"total\":" + std::to_string(total) +
+                   "}";
+          }
+          return "[" + std::to_string(done) + "/" + std::to_string(total) + "] " + what;
+        },
+        /*always=*/false);
+    return !Interruptible::requested();
+  };
 }
 
 std::vector<Column> measured_columns() {

@@ -23,7 +23,7 @@ namespace {
 
 constexpr const char* kFormat = "elf-so";
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr int kMostThreads = 4096;
+constexpr int kMostThreads = 1024;
 
 class CpuModule : public Module {
  public:

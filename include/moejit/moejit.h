@@ -4,9 +4,11 @@
 //                            .intermediate_size = 768, .dtype = moejit::DType::kBF16};
 //   auto kernel = moejit::get_kernel(config);
 //   if (!kernel.ok()) { puts(kernel.status().to_string().c_str()); return 1; }
-//   std::vector<char> ws(kernel->workspace_size(T));
-//   kernel->launch({.num_tokens = T, .x = x, .w13 = w13, .w2 = w2, .topk_ids = ids,
-//                   .topk_weights = weights, .out = out, .workspace = ws.data()});
+//   void* ws = std::aligned_alloc(256, kernel->workspace_size(T));  // on a GPU: device memory
+//   moejit::Status status =
+//       kernel->launch({.num_tokens = T, .x = x, .w13 = w13, .w2 = w2, .topk_ids = ids,
+//                       .topk_weights = weights, .out = out, .workspace = ws});
+//   if (!status.ok()) puts(status.to_string().c_str());
 #pragma once
 
 #include <cstddef>

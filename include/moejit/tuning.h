@@ -153,6 +153,9 @@ struct BenchRequest {
   int32_t num_threads = 0;
   std::string cache_path;
   bool check = true;  // compute `error`
+  // Called before each row with how many are done, of how many; returning false ends with the rows so
+  // far, or kCancelled where there are none. May be empty.
+  std::function<bool(int32_t done, int32_t total)> progress;
 };
 struct BenchReport {
   std::string device;
@@ -179,6 +182,7 @@ struct VerifyRequest {
   bool all_schedules = false;  // every legal schedule, not only the chosen ones
   int32_t num_threads = 0;
   std::string cache_path;
+  std::function<bool(int32_t done, int32_t total)> progress;  // as in BenchRequest
 };
 // Runs kernels on random inputs against float64 on the host; poisoned outputs and workspace.
 Result<std::vector<VerifyRow>> verify(const VerifyRequest& request);
