@@ -25,6 +25,7 @@ using hipGraphExec_t = hipGraphExec*;
 constexpr hipError_t kSuccess = 0;
 constexpr hipError_t kErrorOutOfMemory = 2;
 constexpr hipError_t kErrorNoDevice = 100;
+constexpr hipError_t kErrorInvalidDevice = 101;  // what ROCm 5.2 says where there is no /dev/kfd
 constexpr hipError_t kErrorInvalidImage = 200;
 constexpr hipError_t kErrorNoBinaryForGpu = 209;
 constexpr hipError_t kErrorIllegalAddress = 700;

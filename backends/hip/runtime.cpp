@@ -52,7 +52,8 @@ Result<const Runtime*> open_runtime(const std::vector<std::string>& paths) {
   int count = 0;
   hipError_t result = api->hipInit(0);
   if (result == kSuccess) result = api->hipGetDeviceCount(&count);
-  if (result == kErrorNoDevice || (result == kSuccess && count == 0)) {
+  if (result == kErrorNoDevice || result == kErrorInvalidDevice ||
+      (result == kSuccess && count == 0)) {
     return unavailable("ROCm at " + api->path +
                        " finds none; the amdgpu driver must be loaded and /dev/kfd readable");
   }

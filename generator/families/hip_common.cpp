@@ -49,8 +49,10 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   source.arch = target.arch;
   source.language = sim ? "sim" : "hip";
   source.workspace = workspace;
-  // MI300X: eight dies with an L2 each, which blocks go round; MI250X: one die a device.
-  const bool eight_dies = target.arch == "gfx942";
+  // MI300X: eight dies of 38 units with an L2 each, which blocks go round (MI300A: six); MI250X:
+  // one die a device. The simulator's four make the order matter.
+  const bool dies_of_38 = target.arch == "gfx942" && target.num_units % 38 == 0;
+  const int dies = sim ? 4 : dies_of_38 ? target.num_units / 38 : 1;
   source.text =
       (sim ? "#define MOEJIT_OWN_MATH 1\n"
            : "#define MOEJIT_DEVICE_FN __attribute__((device)) inline "
@@ -61,7 +63,7 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
            ? ""
            : "namespace moejit_cfg {\nconstexpr int kSched_raster = 1;\n}\n") +
       emit_workspace(workspace) + "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_DIES " +
-      (eight_dies ? "8" : "1") + "\n" +
+      std::to_string(dies) + "\n" +
       (sim ? "#define MOEJIT_FLUSH_HALF " + std::string(target.arch == "gfx90a" ? "1" : "0") + "\n"
            : "") +
       expand_templates({sim ? "device/sim/gfx9.h" : "device/hip_gfx9.h", kernels});

@@ -187,6 +187,15 @@ MOEJIT_DEVICE f32x4 ldg_f32x4(const void* p) {
   const auto v = detail::load<detail::v4f>(p);
   return {v.x, v.y, v.z, v.w};
 }
+// Through the scalar cache where the address is the same in all lanes: such a load does not wait
+// for the vector loads before it.
+MOEJIT_DEVICE i32 ldk_i32(const void* p) {
+  return *(const __attribute__((address_space(4))) i32*)p;
+}
+MOEJIT_DEVICE u32x4 ldk_u32x4(const void* p) {
+  const auto v = *(const __attribute__((address_space(4))) detail::v4u*)p;
+  return {v.x, v.y, v.z, v.w};
+}
 // Non-temporal: the lines leave the caches first. The hint does not depend on the policy.
 MOEJIT_DEVICE u32x4 ldg_stream(const void* p, u64) {
   const auto v = __builtin_nontemporal_load((const MOEJIT_GLOBAL detail::v4u*)p);
@@ -246,6 +255,13 @@ MOEJIT_DEVICE void warp_sync() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
   __builtin_amdgcn_wave_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+// Loads return in their order, and the compiler waits for the last that a use needs on any path:
+// one order on all paths keeps the others under way.
+MOEJIT_DEVICE void in_order() {
+#if __has_builtin(__builtin_amdgcn_sched_barrier)
+  __builtin_amdgcn_sched_barrier(0);
+#endif
 }
 MOEJIT_DEVICE void block_sync() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");

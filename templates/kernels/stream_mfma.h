@@ -37,8 +37,10 @@ struct Stream {
 
   const u8* source;
   const u8* weights;
-  int items, end;          // units of this block left to fetch: [items, end)
-  int round;               // of the unit that is being fetched
+  int item, end;           // unit that is being fetched, and the first that is not this block's
+  int round;               // of that unit
+  int tile_index;          // of the unit's tokens in the plan, -1 before the first
+  Tile tile;               // the unit
   const u8* w[kRows16];    // this lane's weight row of each 16
   const u8* x[kTokens16];  // and its token row
   u32x4 held_w[kDepth][kRows16];
@@ -57,32 +59,33 @@ struct Stream {
     }
   }
   MOEJIT_DEVICE void enter_unit(const MoeArgs& a) {
-    if (items >= end) return;
-    const Tile tile = locate(a, items);
     const int lane = static_cast<int>(wave_lane()) & 15;
     const int group = static_cast<int>(wave_lane()) >> 4;
+    const int index = item / kUnits;
+    tile.n = item - index * kUnits;
+    // Neighbouring units mostly share their tokens; a look-up waits for all loads before it.
+    if (index != tile_index) {
+      tile_index = index;
+      const u32x4 t = ldk_u32x4(plan_tiles(a) + index);
+      const i32* counts = plan_counts(a) + 1;
+      tile.expert = static_cast<int>(t.x);
+      tile.first_row = ldk_i32(counts + t.x) + (index - static_cast<int>(t.y)) * kPlanTile;
+      tile.rows = min_of(kPlanTile, ldk_i32(counts + t.x + 1) - tile.first_row);
+      tile.single = t.z == 1;
+      MOEJIT_UNROLL
+      for (int m = 0; m < kTokens16; ++m) {
+        // A token that the unit does not have is its first one again.
+        const int r = m * 16 + lane < tile.rows ? m * 16 + lane : 0;
+        i64 line = tile.first_row + r;
+        if (kGateUp) line = ldg_i32(plan_rows(a) + line) / kSlots;
+        x[m] = source + line * kRowBytes + group * 16;
+      }
+    }
     const u8* base = weights + static_cast<i64>(tile.expert) * kRows * kRowBytes + group * 16;
     MOEJIT_UNROLL
     for (int t = 0; t < kRows16; ++t) {
       w[t] = base + static_cast<i64>(row_of(tile.n, t, lane)) * kRowBytes;
     }
-    MOEJIT_UNROLL
-    for (int t = 0; t < kTokens16; ++t) {
-      // A token that the unit does not have is its first one again.
-      const int r = t * 16 + lane < tile.rows ? t * 16 + lane : 0;
-      i64 line = tile.first_row + r;
-      if (kGateUp) line = ldg_i32(plan_rows(a) + line) / kSlots;
-      x[t] = source + line * kRowBytes + group * 16;
-    }
-  }
-  MOEJIT_DEVICE static Tile locate(const MoeArgs& a, int item) {
-    const int tile = item / kUnits;
-    const u32x4 t = ldg_u32x4(plan_tiles(a) + tile);
-    const i32* counts = plan_counts(a) + 1;
-    const int first = ldg_i32(counts + t.x) + (tile - static_cast<int>(t.y)) * kPlanTile;
-    const int last = ldg_i32(counts + t.x + 1);
-    return {static_cast<int>(t.x), item - tile * kUnits, first, min_of(kPlanTile, last - first),
-            t.z == 1};
   }
   // Whether step d of the round exists for this lane.
   MOEJIT_DEVICE static bool exists(int of_round, int d, int* step) {
@@ -94,8 +97,8 @@ struct Stream {
     return kExact ||
            (mine < count && (first + mine) * 4 + (static_cast<int>(wave_lane()) >> 4) < kPieces);
   }
+  // Without a branch: where paths meet, the compiler would wait for every load under way.
   MOEJIT_DEVICE void fetch(int d) {
-    if (items >= end) return;
     int step;
     const bool real = exists(round, d, &step);
     // What does not exist is the row's first piece.
@@ -105,25 +108,32 @@ struct Stream {
     for (int t = 0; t < kRows16; ++t) held_w[d][t] = ldg_stream(w[t] + offset, 0);
     MOEJIT_UNROLL
     for (int t = 0; t < kTokens16; ++t) held_x[d][t] = ldg_u32x4(x[t] + offset);
+    in_order();
   }
+  // After the last unit comes its first round again, which nobody uses.
   MOEJIT_DEVICE void next_round(const MoeArgs& a) {
-    if (items >= end || ++round < kRounds) return;
+    if (++round < kRounds) return;
     round = 0;
-    ++items;
+    if (item + 1 >= end) return;
+    ++item;
     enter_unit(a);
   }
 
-  MOEJIT_DEVICE void start(const MoeArgs& a) {
+  // False where the block has no unit.
+  MOEJIT_DEVICE bool start(const MoeArgs& a) {
     source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
     weights = static_cast<const u8*>(kGateUp ? a.w13 : a.w2);
-    const i64 all = static_cast<i64>(ldg_i32(plan_counts(a))) * kUnits;
+    const i64 all = static_cast<i64>(ldk_i32(plan_counts(a))) * kUnits;
     const i64 block = die_order();
-    items = static_cast<int>(all * block / block_count());
+    item = static_cast<int>(all * block / block_count());
     end = static_cast<int>(all * (block + 1) / block_count());
     round = 0;
+    tile_index = -1;
+    if (item >= end) return false;
     enter_unit(a);
     MOEJIT_UNROLL
     for (int d = 0; d < kDepth; ++d) fetch(d);
+    return true;
   }
 };
 
@@ -153,10 +163,11 @@ MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
   const u32 lane = wave_lane();
   const int wave = static_cast<int>(wave_id());
   S stream;
-  stream.start(a);
-  int item = stream.items;
-  const int end = stream.end;
-  for (u32 turn = 0; item < end; ++item, ++turn) {
+  if (!stream.start(a)) return;
+  const int units = stream.end - stream.item;
+  MOEJIT_NO_UNROLL
+  for (u32 turn = 0; static_cast<int>(turn) < units; ++turn) {
+    const Tile tile = stream.tile;  // the fetching runs ahead of it below
     facc4 acc[kRows16][kTokens16];
     MOEJIT_UNROLL
     for (int t = 0; t < kRows16; ++t) {
@@ -184,7 +195,6 @@ MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
         stream.fetch(d);
       }
     }
-    const Tile tile = S::locate(a, item);
     // The next unit writes the other buffer; this one is free again after the next barrier.
     const u32 buffer = reduce + (turn & 1u) * kReduceBytes;
     if constexpr (kWaves > 1) {

@@ -109,6 +109,9 @@ TEST_P(HipCompile, InnerLoopsUseTheMatrixCores) {
     EXPECT_EQ(count(body, wanted.small), depth * parts) << decode.to_json();
     // Weights past the caches, 16 bytes a lane: in the prologue and in the loop.
     EXPECT_EQ(count(body, new_names ? " nt\n" : " glc slc\n"), 2 * depth) << decode.to_json();
+    // Each product waits for its own two loads and leaves all younger ones under way.
+    EXPECT_EQ(count(body, "s_waitcnt vmcnt(" + std::to_string(2 * depth - 2) + ")"), depth)
+        << decode.to_json();
     EXPECT_EQ(count(body, "flat_load"), 0);
     EXPECT_EQ(count(body, "scratch_load") + count(body, "buffer_load"), 0);
 

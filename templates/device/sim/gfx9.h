@@ -16,6 +16,15 @@ MOEJIT_DEVICE u32 wave_id() {
   return moejit_sim_self->thread >> 6;
 }
 
+MOEJIT_DEVICE i32 ldk_i32(const void* p, MOEJIT_SIM_LINE) {
+  return ldg_i32(p, line);
+}
+MOEJIT_DEVICE u32x4 ldk_u32x4(const void* p, MOEJIT_SIM_LINE) {
+  return ldg_u32x4(p, line);
+}
+
+MOEJIT_DEVICE void in_order() {}
+
 // gfx90a takes subnormal 16-bit operands for zero.
 #ifndef MOEJIT_FLUSH_HALF
 #define MOEJIT_FLUSH_HALF 0
