@@ -33,7 +33,7 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
     pointer, launch, pack, size_of_args = kernel._pointer, kernel._launch, LAUNCH_ARGS.pack, LAUNCH_ARGS.size
     workspaces = kernel._workspaces
     is_grad_enabled, empty_like = torch.is_grad_enabled, torch.empty_like
-    size_of_dtype = 4 if config.dtype == "f32" else 2
+    row_bytes = hidden * (4 if config.dtype == "f32" else 2)
     capturing = torch.cuda.is_current_stream_capturing
     raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     if raw_stream is None:
@@ -80,8 +80,7 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
                 out_pointer = out.data_ptr()
                 if (out.shape != x_shape or out.dtype is not dtype or not out.is_contiguous()
                         or out.get_device() != index
-                        or -1 < out_pointer - x_pointer < tokens * hidden * size_of_dtype
-                        or -1 < x_pointer - out_pointer < tokens * hidden * size_of_dtype):
+                        or abs(out_pointer - x_pointer) < tokens * row_bytes):
                     return None
             if on_gpu:
                 stream = raw_stream(index)

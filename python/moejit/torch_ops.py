@@ -17,7 +17,8 @@ Registered with Library.define and impl, which costs a third of what torch.libra
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Optional, Tuple
+import os
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 
@@ -32,6 +33,13 @@ _TENSORS = "Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_id
 
 # (layer, shapes, dtype, device) -> Kernel.
 _kernels: Dict[Tuple[Any, ...], Kernel] = {}
+# (layer, address of w2) -> the quick path of the kernel that was right last time. It checks all that it is given and
+# returns None where something does not fit, so a stale entry costs time and nothing else.
+_quick: Dict[Tuple[str, int], Callable[..., Any]] = {}
+_MOST_QUICK = 4096
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_quick.clear)
 
 
 def layer_json(**fields: Any) -> str:
@@ -74,18 +82,36 @@ def _biases(b13: Optional[Any], b2: Optional[Any]) -> Dict[str, Any]:
     return {} if b13 is None else {"b13": b13, "b2": b2}
 
 
+def _remember(kernel: Kernel, layer: str, w2: Any) -> None:
+    if kernel._torch is not None:
+        if len(_quick) >= _MOST_QUICK:
+            _quick.clear()
+        _quick[layer, w2.data_ptr()] = kernel._torch
+
+
 def _fused_moe(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, b13: Optional[Any] = None,
                b2: Optional[Any] = None, layer: str = "") -> Any:
+    if b13 is None and b2 is None:
+        quick = _quick.get((layer, w2.data_ptr()))
+        if quick is not None:
+            result = quick(x, w13, w2, topk_weights, topk_ids, None)
+            if result is not None:
+                return result
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
-    if b13 is None and b2 is None and x.shape[0] <= kernel.max_tokens:
-        return kernel(x, w13, w2, topk_weights, topk_ids)
-    return run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, **_biases(b13, b2))
+    result = run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, **_biases(b13, b2))
+    _remember(kernel, layer, w2)
+    return result
 
 
 def _fused_moe_out(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any, b13: Optional[Any] = None,
                    b2: Optional[Any] = None, layer: str = "") -> None:
+    if b13 is None and b2 is None:
+        quick = _quick.get((layer, w2.data_ptr()))
+        if quick is not None and quick(x, w13, w2, topk_weights, topk_ids, out) is not None:
+            return
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
     run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, out, **_biases(b13, b2))
+    _remember(kernel, layer, w2)
 
 
 def _check_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any) -> None:
