@@ -19,7 +19,7 @@ import moejit.torch_ops  # noqa: E402
 from moejit._library import LAUNCH_ARGS  # noqa: E402
 
 
-def best(call, rounds=15, calls=3000):
+def best(call, rounds=400, calls=100):
     shortest = float("inf")
     for _ in range(rounds):
         begin = time.perf_counter()
