@@ -87,6 +87,17 @@ void MemoryLayer::record(const Measurement& recorded) {
   measurements_.push_back(measurement);
 }
 
+std::vector<std::string> MemoryLayer::policies(const MeasurementKey& key) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::string> found;
+  for (const Measurement& m : measurements_) {
+    MeasurementKey any = key;
+    any.policy = m.key.policy;
+    if (same_key(any, m.key)) found.push_back(m.key.policy);
+  }
+  return found;
+}
+
 std::vector<Measurement> MemoryLayer::measurements(const MeasurementKey& key) const {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Measurement> found;
@@ -140,8 +151,9 @@ std::vector<Selection> MemoryLayer::selections_elsewhere(const MeasurementKey& k
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Selection> found;
   for (const auto& [k, s] : selections_) {
-    if (s.key.problem == key.problem && s.key.tokens == key.tokens && s.generator == generator &&
-        s.key.policy == key.policy && s.key.environment != key.environment) {
+    if (s.key.problem == key.problem && (key.tokens <= 0 || s.key.tokens == key.tokens) &&
+        s.generator == generator && s.key.policy == key.policy &&
+        s.key.environment != key.environment) {
       found.push_back(s);
     }
   }

@@ -26,6 +26,7 @@ class MemoryLayer {
 
   void record(const Measurement& measurement);
   std::vector<Measurement> measurements(const MeasurementKey& key) const;
+  std::vector<std::string> policies(const MeasurementKey& key) const;
 
   // As in the database, a pinned one yields only to a pinned one.
   void select(const Selection& selection);

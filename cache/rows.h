@@ -40,6 +40,7 @@ void touch_artifact(Db& db, int64_t art_id, int64_t now);
 
 void write_measurement(Db& db, const Measurement& m, int64_t now);
 std::vector<Measurement> read_measurements(Db& db, const MeasurementKey& key);
+std::vector<std::string> read_policies(Db& db, const MeasurementKey& key);
 
 // A pinned row yields only to a pinned one. True where the row was written.
 bool write_selection(Db& db, const Selection& s, int64_t now);

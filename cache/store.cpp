@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "base/file_lock.h"
@@ -55,8 +56,12 @@ class StoreImpl : public Store {
                               return compile();
                             },
                             [&](const Once::Shared& binary) {
-                              c.memory.put(key, binary);
-                              c.put_binary(key, *binary);
+                              // "Any compiler" was asked for; kept is the one that it was.
+                              const ArtifactKey named{key.source, key.toolchain.empty()
+                                                                      ? binary->toolchain
+                                                                      : key.toolchain};
+                              c.memory.put(named, binary);
+                              c.put_binary(named, *binary);
                             }};
     const Result<Once::Shared> result =
         c.once.run(artifact_digest(key), lock_folder(c), options_.lock_wait_s, steps, &waited_s);
@@ -131,6 +136,21 @@ class StoreImpl : public Store {
     return all;
   }
 
+  std::vector<std::string> policies(const MeasurementKey& key) override {
+    Core& c = core();
+    std::set<std::string> all;
+    const auto add = [&](const std::vector<std::string>& found) {
+      all.insert(found.begin(), found.end());
+    };
+    add(c.memory.policies(key));
+    c.read([&](Db& db) { add(read_policies(db, key)); });
+    c.read_only([&](Db& db) {
+      add(read_policies(db, key));
+      return false;
+    });
+    return {all.begin(), all.end()};
+  }
+
   std::optional<EnvironmentLimits> limits(const std::string& environment) override {
     Core& c = core();
     std::optional<EnvironmentLimits> found = c.memory.limits(environment);
@@ -160,7 +180,7 @@ class StoreImpl : public Store {
     const auto append = [&](std::vector<Selection> found) {
       for (Selection& s : found) {
         const bool known = std::any_of(all.begin(), all.end(), [&](const Selection& other) {
-          return other.key.environment == s.key.environment;
+          return other.key.environment == s.key.environment && other.key.tokens == s.key.tokens;
         });
         if (!known) all.push_back(std::move(s));
       }
@@ -172,6 +192,7 @@ class StoreImpl : public Store {
     });
     std::sort(all.begin(), all.end(), [](const Selection& a, const Selection& b) {
       if (a.decided_at != b.decided_at) return a.decided_at > b.decided_at;
+      if (a.key.tokens != b.key.tokens) return a.key.tokens < b.key.tokens;
       return a.key.environment < b.key.environment;
     });
     return all;

@@ -131,8 +131,11 @@ class Store {
   virtual std::optional<EnvironmentLimits> limits(const std::string& environment) = 0;
   virtual void set_limits(const std::string& environment, const EnvironmentLimits& limits) = 0;
 
-  // Selections of the same problem, tokens and policy from other environments, newest first: seeds
-  // that are to be measured here before they are trusted.
+  // The policies under which the key's problem, tokens and environment were measured, sorted.
+  virtual std::vector<std::string> policies(const MeasurementKey& key) = 0;
+
+  // Selections of the same problem, tokens (0: of every token count) and policy from other
+  // environments, newest first: seeds that are to be measured here before they are trusted.
   virtual std::vector<Selection> selections_elsewhere(const MeasurementKey& key,
                                                       const std::string& generator) = 0;
 

@@ -115,6 +115,18 @@ std::vector<Measurement> read_measurements(Db& db, const MeasurementKey& key) {
   return found;
 }
 
+std::vector<std::string> read_policies(Db& db, const MeasurementKey& key) {
+  std::vector<std::string> found;
+  Query query(db,
+              "SELECT y.json FROM policy y WHERE EXISTS (SELECT 1 FROM measurement m"
+              " WHERE m.prob_id = ?1 AND m.env_id = ?2 AND m.policy_id = y.policy_id)"
+              " ORDER BY y.json");
+  query.integer(problem_id(db, key.problem, key.tokens, false))
+      .integer(environment_id(db, key.environment, false));
+  while (query.row()) found.push_back(query.text_at(0));
+  return found;
+}
+
 bool write_selection(Db& db, const Selection& s, int64_t now) {
   const int64_t prob = problem_id(db, s.key.problem, s.key.tokens, true);
   const int64_t env = environment_id(db, s.key.environment, true);
@@ -184,14 +196,15 @@ std::vector<Selection> read_selections(Db& db, const std::string& problem,
 std::vector<Selection> read_selections_elsewhere(Db& db, const MeasurementKey& key,
                                                  const std::string& generator) {
   std::vector<Selection> found;
-  const int64_t prob = problem_id(db, key.problem, key.tokens, false);
   const int64_t policy = policy_id(db, key.policy, false);
-  if (prob == 0 || policy == 0) return found;
+  if (policy == 0) return found;
   const int64_t env = environment_id(db, key.environment, false);
+  const Digest family = text_digest(key.problem);
   Query query(db, MOEJIT_SELECTION_SELECT
-              "WHERE s.prob_id = ?1 AND s.env_id <> ?2"
-              " AND s.policy_id = ?3 AND s.generator = ?4 ORDER BY s.decided_at DESC, s.env_id");
-  query.integer(prob).integer(env).integer(policy).text(generator);
+              "WHERE p.family = ?1 AND (?2 <= 0 OR p.tokens = ?2) AND s.env_id <> ?3"
+              " AND s.policy_id = ?4 AND s.generator = ?5"
+              " ORDER BY s.decided_at DESC, p.tokens, s.env_id");
+  query.blob(family.data(), 32).integer(key.tokens).integer(env).integer(policy).text(generator);
   while (query.row()) {
     found.push_back(selection_of(query, key, generator));
     found.back().key.environment = query.text_at(13);

@@ -70,4 +70,38 @@ moejit_status moejit_explain_json(const char* request, char** report) {
   });
 }
 
+moejit_status moejit_background_start(const char* options) {
+  return guarded([&]() -> Status {
+    const auto read = moejit::internal::background_options_from_json(options ? options : "{}");
+    if (!read.ok()) return read.status();
+    return moejit::start_background_tuning(*read);
+  });
+}
+
+moejit_status moejit_background_pause(int32_t paused) {
+  return guarded([&]() -> Status {
+    if (paused != 0 && paused != 1) {
+      return moejit::invalid_argument("paused = " + std::to_string(paused) + ": must be 0 or 1");
+    }
+    moejit::pause_background_tuning(paused == 1);
+    return {};
+  });
+}
+
+moejit_status moejit_background_stop(void) {
+  return guarded([&]() -> Status {
+    moejit::stop_background_tuning();
+    return {};
+  });
+}
+
+moejit_status moejit_background_status_json(char** status) {
+  return guarded([&]() -> Status {
+    MOEJIT_REQUIRE(status);
+    *status = nullptr;
+    *status = give_string(moejit::internal::to_json(moejit::background_tuning_status()));
+    return {};
+  });
+}
+
 }  // extern "C"

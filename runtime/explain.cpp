@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/hash.h"
@@ -13,6 +14,12 @@ inline namespace v1 {
 namespace {
 
 constexpr size_t kRunnersUp = 8;
+
+// Of a policy's canonical JSON.
+std::string routing_of(const std::string& policy) {
+  const auto json = nlohmann::json::parse(policy, nullptr, false);
+  return json.is_object() ? json.value("routing", "") : "";
+}
 
 }  // namespace
 
@@ -38,26 +45,36 @@ Result<std::vector<Explanation>> explain(const MoeConfig& config, const Options&
     e.device = (*device)->info().name;
     e.choice = bucket.info;
     e.limits = limits;
-    e.level = bucket.info.source == Source::kExact     ? "exact"
-              : bucket.info.source == Source::kNearest ? "bucket"
-                                                       : "model";
+    e.level = bucket.level;
     e.refused = internal::refusals(config, target);
     if (const internal::Family* family = internal::find_family(bucket.schedule.family)) {
       const internal::Digest digest =
           internal::source_digest(**device, family->emit(config, target, bucket.schedule));
       e.kernel = internal::to_hex(digest.data(), digest.size());
-      e.key = e.kernel;
+      e.key = bucket.key.empty() ? e.kernel : bucket.key;
     }
-    // Measured ones first, from any routing under which this bucket was tuned.
+    // Measured ones first: of every routing under which this bucket was tuned, the best few.
     std::set<std::string> seen{bucket.info.schedule};
-    for (const char* routing : {"uniform", "zipf:1.2"}) {
-      for (const internal::Measurement& m : store->measurements(
-               internal::measurement_key(config, **device, bucket.tokens, routing))) {
-        if (e.runners_up.size() >= kRunnersUp || !seen.insert(m.schedule).second) continue;
-        e.runners_up.push_back({.schedule = m.schedule,
-                                .predicted_s = m.predicted_s,
-                                .measured_s = m.median_s,
-                                .status = m.status + (m.note.empty() ? "" : ": " + m.note)});
+    internal::MeasurementKey key = internal::measurement_key(config, **device, bucket.tokens, "");
+    for (const std::string& policy : store->policies(key)) {
+      key.policy = policy;
+      const std::string routing = routing_of(policy);
+      std::set<std::string> of_routing;
+      // Finals before screenings: they were measured side by side.
+      const auto all = store->measurements(key);
+      for (const bool final : {true, false}) {
+        for (const internal::Measurement& m : all) {
+          if ((m.stage == "final") != final || of_routing.size() >= kRunnersUp ||
+              !of_routing.insert(m.schedule).second) {
+            continue;
+          }
+          seen.insert(m.schedule);
+          e.runners_up.push_back({.schedule = m.schedule,
+                                  .predicted_s = m.predicted_s,
+                                  .measured_s = m.median_s,
+                                  .status = m.status + (m.note.empty() ? "" : ": " + m.note),
+                                  .routing = routing});
+        }
       }
     }
     for (const auto& ranked : internal::rank_schedules(

@@ -10,9 +10,12 @@
 #include <unordered_map>
 
 #include "base/log.h"
+#include "base/settings.h"
 #include "moejit/tuning.h"
+#include "runtime/background.h"
 #include "runtime/plan.h"
 #include "runtime/state.h"
+#include "tuner/compile_pool.h"
 
 namespace moejit {
 inline namespace v1 {
@@ -158,32 +161,72 @@ std::vector<int64_t> bucket_tokens(const Options& options) {
   return tokens;
 }
 
-// The distinct schedules of a plan, built side by side.
+// The distinct schedules of a plan, as many side by side as MOEJIT_NUM_COMPILE_JOBS allows.
 Result<std::map<std::string, BuiltKernel>> build_schedules(
     const std::vector<internal::PlannedBucket>& plan, const Device& device, Store& store,
     const MoeConfig& config, MayCompile may_compile) {
-  std::map<std::string, std::future<Result<BuiltKernel>>> jobs;
+  std::vector<internal::Schedule> schedules;
+  std::vector<std::string> names;
   for (const internal::PlannedBucket& bucket : plan) {
-    const std::string& name = bucket.info.schedule;
-    if (jobs.contains(name)) continue;
-    const auto build = [&, schedule = bucket.schedule] {
-      return internal::build_kernel(device, store, config, schedule, may_compile);
-    };
-    // The first runs on this thread, when it is asked for; the others meanwhile.
-    jobs[name] = std::async(jobs.empty() ? std::launch::deferred : std::launch::async, build);
+    if (std::find(names.begin(), names.end(), bucket.info.schedule) != names.end()) continue;
+    names.push_back(bucket.info.schedule);
+    schedules.push_back(bucket.schedule);
   }
+  const internal::Builder build = [&](const internal::Schedule& schedule) {
+    return internal::build_kernel(device, store, config, schedule, may_compile);
+  };
   std::map<std::string, BuiltKernel> built;
   Status failure;
-  for (auto& [name, job] : jobs) {
-    Result<BuiltKernel> result = job.get();
+  const auto keep = [&](const std::string& name, const Result<BuiltKernel>& result) {
     if (result.ok()) {
-      built[name] = *std::move(result);
+      built[name] = *result;
     } else if (failure.ok()) {
       failure = result.status();
     }
+  };
+  const int jobs = internal::compile_jobs();
+  if (schedules.size() == 1 || jobs == 1) {
+    for (size_t i = 0; i < schedules.size(); ++i) keep(names[i], build(schedules[i]));
+  } else {
+    internal::CompilePool pool(build, schedules, jobs, std::nullopt);
+    for (size_t i = 0; i < schedules.size(); ++i) keep(names[i], *pool.get(i));
   }
   if (!failure.ok()) return failure;
   return built;
+}
+
+// From the tuned choices, or the model, to code: one LaunchPlan per bucket.
+Result<std::unique_ptr<Kernel::State::Plans>> make_plans(const MoeConfig& config,
+                                                         const Options& options,
+                                                         const Device& device, Store& store) {
+  auto plan = internal::plan_buckets(config, device, store, bucket_tokens(options));
+  if (!plan.ok()) return plan.status();
+  const MayCompile may_compile =
+      options.policy == Policy::kFrozen ? MayCompile::kNo : MayCompile::kYes;
+  auto built = build_schedules(*plan, device, store, config, may_compile);
+  if (!built.ok()) return built.status();
+  auto plans = std::make_unique<Kernel::State::Plans>();
+  for (size_t i = 0; i < plan->size(); ++i) {
+    const internal::PlannedBucket& bucket = (*plan)[i];
+    const BuiltKernel& kernel = built->at(bucket.info.schedule);
+    LaunchPlan launch;
+    launch.tokens = bucket.tokens;
+    // Token counts between two buckets go to the nearer one in ratio.
+    launch.upper = i + 1 < plan->size()
+                       ? static_cast<int64_t>(std::sqrt(static_cast<double>(bucket.tokens) *
+                                                        static_cast<double>((*plan)[i + 1].tokens)))
+                       : options.max_tokens;
+    launch.module = kernel.module;
+    launch.regions = kernel.source.workspace;
+    launch.info = bucket.info;
+    if (i > 0) {
+      const LaunchPlan& below = plans->back();
+      launch.smaller_workspace =
+          std::max(below.smaller_workspace, internal::plan_workspace(config, below, below.upper));
+    }
+    plans->push_back(std::move(launch));
+  }
+  return plans;
 }
 
 Result<Kernel> make_kernel(const MoeConfig& config, const Options& options) {
@@ -209,40 +252,17 @@ Result<Kernel> make_kernel(const MoeConfig& config, const Options& options) {
     if (!report.ok()) return report.status();
   }
   const std::shared_ptr<Store> store = internal::open_store(options.cache_path);
-  auto plan = internal::plan_buckets(config, **device, *store, tokens);
-  if (!plan.ok()) return plan.status();
-  const MayCompile may_compile =
-      options.policy == Policy::kFrozen ? MayCompile::kNo : MayCompile::kYes;
-  auto built = build_schedules(*plan, **device, *store, config, may_compile);
-  if (!built.ok()) return built.status();
-
+  auto plans = make_plans(config, options, **device, *store);
+  if (!plans.ok()) return plans.status();
   auto state = std::make_shared<Kernel::State>();
   state->config = config;
+  state->options = options;
   state->device = *device;
   state->device_name = (*device)->info().name;
   state->max_tokens = options.max_tokens;
-  for (size_t i = 0; i < plan->size(); ++i) {
-    const internal::PlannedBucket& bucket = (*plan)[i];
-    const BuiltKernel& kernel = built->at(bucket.info.schedule);
-    LaunchPlan launch;
-    launch.tokens = bucket.tokens;
-    // Token counts between two buckets go to the nearer one in ratio.
-    launch.upper = i + 1 < plan->size()
-                       ? static_cast<int64_t>(std::sqrt(static_cast<double>(bucket.tokens) *
-                                                        static_cast<double>((*plan)[i + 1].tokens)))
-                       : options.max_tokens;
-    launch.module = kernel.module;
-    launch.regions = kernel.source.workspace;
-    launch.info = bucket.info;
-    state->plans.push_back(std::move(launch));
-  }
-  // Filled in ascending order: each asks for the sizes below it.
-  Kernel kernel(state);
-  for (size_t i = 1; i < state->plans.size(); ++i) {
-    state->plans[i].smaller_workspace =
-        static_cast<int64_t>(kernel.workspace_size(state->plans[i - 1].upper));
-  }
-  return kernel;
+  state->publish(*std::move(plans));
+  internal::note_kernel(state);
+  return Kernel(std::move(state));
 }
 
 }  // namespace
@@ -295,6 +315,28 @@ const char* version() {
 namespace internal {
 void forget_kernels() {
   kernel_map().clear();
+}
+
+Status refresh_plans(const Kernel::State& state) {
+  const std::shared_ptr<Store> store = open_store(state.options.cache_path);
+  auto plans = make_plans(state.config, state.options, *state.device, *store);
+  if (!plans.ok()) return plans.status();
+  // Callers have workspaces of the size that they were told.
+  constexpr int64_t kMostToCheck = 1 << 18;
+  if (state.max_tokens > kMostToCheck) {
+    return {StatusCode::kUnsupported, "max_tokens is too large to compare every workspace"};
+  }
+  size_t place = 0;
+  for (int64_t tokens = 1; tokens <= state.max_tokens; ++tokens) {
+    while (place + 1 < (*plans)->size() && tokens > (**plans)[place].upper) ++place;
+    if (plan_workspace(state.config, (**plans)[place], tokens) > state.promised_workspace(tokens)) {
+      return {StatusCode::kUnsupported, "the better plan needs a larger workspace at " +
+                                            std::to_string(tokens) +
+                                            " tokens than callers were told"};
+    }
+  }
+  state.publish(*std::move(plans));
+  return {};
 }
 }  // namespace internal
 }  // namespace moejit

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/background.h"
 #include "runtime/state.h"
 
 namespace moejit {
@@ -16,14 +17,11 @@ int64_t round_up(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+using internal::plan_workspace;
+
 // Ids and weights that a routed launch makes, behind the kernel's own regions.
 int64_t routed_bytes(const MoeConfig& config, int64_t tokens) {
   return 2 * round_up(tokens * config.top_k * 4);
-}
-
-int64_t plan_workspace(const MoeConfig& config, const LaunchPlan& plan, int64_t tokens) {
-  return internal::workspace_offset(plan.regions, plan.regions.size(), tokens) +
-         routed_bytes(config, tokens);
 }
 
 std::string hex_address(const void* pointer) {
@@ -116,11 +114,44 @@ Status check_places(const Kernel::State& state, const moejit_abi::MoeArgs& args,
 
 }  // namespace
 
+}  // namespace v1
+
+namespace internal {
+int64_t plan_workspace(const MoeConfig& config, const LaunchPlan& plan, int64_t tokens) {
+  return workspace_offset(plan.regions, plan.regions.size(), tokens) + routed_bytes(config, tokens);
+}
+}  // namespace internal
+
+inline namespace v1 {
+
 const LaunchPlan& Kernel::State::plan_for(int64_t tokens) const {
-  for (const LaunchPlan& plan : plans) {
+  const Plans& all = plans();
+  for (const LaunchPlan& plan : all) {
     if (tokens <= plan.upper) return plan;
   }
-  return plans.back();
+  return all.back();
+}
+
+void Kernel::State::publish(std::unique_ptr<const Plans> plans) const {
+  const std::lock_guard lock(mutex_);
+  all_.push_back(std::move(plans));
+  plans_.store(all_.back().get(), std::memory_order_release);
+}
+
+int64_t Kernel::State::promised_workspace(int64_t tokens) const {
+  const Plans* first = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    first = all_.front().get();
+  }
+  const LaunchPlan* plan = &first->back();
+  for (const LaunchPlan& p : *first) {
+    if (tokens <= p.upper) {
+      plan = &p;
+      break;
+    }
+  }
+  return std::max<int64_t>({256, plan->smaller_workspace, plan_workspace(config, *plan, tokens)});
 }
 
 Status Kernel::launch(const LaunchArgs& args, void* stream) const {
@@ -143,6 +174,7 @@ Status Kernel::launch(const LaunchArgs& args, void* stream) const {
   abi.workspace = args.workspace;
   abi.num_tokens = args.num_tokens;
   MOEJIT_RETURN_IF_ERROR(check_places(*state_, abi, args.strict));
+  internal::note_launch(*state_->device, stream);
   if (args.strict) MOEJIT_RETURN_IF_ERROR(check_ids(*state_, args));
   return plan.module->launch(abi, stream);
 }
@@ -152,8 +184,9 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   if (args.num_tokens == 0) return {};
   const MoeConfig& config = state_->config;
   if (static_cast<int>(args.logits_dtype) < 0 || args.logits_dtype > DType::kF16) {
-    return invalid_argument("logits_dtype = " + std::to_string(static_cast<int>(args.logits_dtype)) +
-                            ": must be kF32, kBF16 or kF16");
+    return invalid_argument(
+        "logits_dtype = " + std::to_string(static_cast<int>(args.logits_dtype)) +
+        ": must be kF32, kBF16 or kF16");
   }
   const int64_t logit_size = size_of(args.logits_dtype);
   if (args.topk_ids != nullptr) MOEJIT_RETURN_IF_ERROR(check_pointer("topk_ids", args.topk_ids, 4));
@@ -168,6 +201,7 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   }
   const LaunchPlan& plan = state_->plan_for(args.num_tokens);
   MOEJIT_RETURN_IF_ERROR(check_workspace(config, plan, args.num_tokens, args.workspace_size));
+  internal::note_launch(*state_->device, stream);
   char* routed = static_cast<char*>(args.workspace) +
                  internal::workspace_offset(plan.regions, plan.regions.size(), args.num_tokens);
   moejit_abi::MoeArgs abi{};
@@ -195,9 +229,7 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
 size_t Kernel::workspace_size(int64_t num_tokens) const {
   if (state_ == nullptr || num_tokens < 0) return 256;
   const int64_t tokens = std::min(num_tokens, state_->max_tokens);
-  const LaunchPlan& plan = state_->plan_for(tokens);
-  return static_cast<size_t>(std::max<int64_t>(
-      {256, plan.smaller_workspace, plan_workspace(state_->config, plan, tokens)}));
+  return static_cast<size_t>(state_->promised_workspace(tokens));
 }
 
 const MoeConfig& Kernel::config() const {
@@ -217,7 +249,7 @@ int64_t Kernel::max_tokens() const {
 std::vector<BucketInfo> Kernel::buckets() const {
   std::vector<BucketInfo> out;
   if (state_ == nullptr) return out;
-  for (const LaunchPlan& plan : state_->plans) out.push_back(plan.info);
+  for (const LaunchPlan& plan : state_->plans()) out.push_back(plan.info);
   return out;
 }
 

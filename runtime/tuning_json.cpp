@@ -232,6 +232,32 @@ Result<ExplainRequest> explain_request_from_json(std::string_view text) {
       });
 }
 
+Result<BackgroundOptions> background_options_from_json(std::string_view text) {
+  return read_request<BackgroundOptions>(
+      text, {}, [](JsonFields* fields, BackgroundOptions* o) -> Status {
+        fields->read("idle_s", &o->idle_s);
+        fields->read("capture_quiet_s", &o->capture_quiet_s);
+        fields->read("bucket_budget_s", &o->bucket_budget_s);
+        fields->read("max_weight_bytes", &o->max_weight_bytes);
+        fields->read("routing", &o->routing);
+        fields->read_enum("isolation", &o->isolation, isolation_from_string);
+        fields->read("helper", &o->helper);
+        fields->read("jobs", &o->jobs);
+        return fields->status();
+      });
+}
+
+std::string to_json(const BackgroundStatus& status) {
+  return text_of({{"running", status.running},
+                  {"paused", status.paused},
+                  {"queued", status.queued},
+                  {"tuned", status.tuned},
+                  {"failed", status.failed},
+                  {"replaced", status.replaced},
+                  {"at_work", status.at_work},
+                  {"last_error", status.last_error}});
+}
+
 std::string to_json(const TuneProgress& p) {
   return text_of({{"tokens", p.tokens},
                   {"bucket", p.bucket},

@@ -21,12 +21,15 @@ struct ExplainRequest {
 };
 Result<ExplainRequest> explain_request_from_json(std::string_view text);
 
+Result<BackgroundOptions> background_options_from_json(std::string_view text);
+
 // One line each. What is not known is null.
 std::string to_json(const TuneProgress& progress);
 std::string to_json(const TuneReport& report);
 std::string to_json(const BenchReport& report);
 std::string to_json(const std::vector<VerifyRow>& rows);
 std::string to_json(const MoeConfig& config, const std::vector<Explanation>& explanations);
+std::string to_json(const BackgroundStatus& status);
 
 const char* to_string(TuneStage stage);  // "probe", ..., "done"
 Result<Isolation> isolation_from_string(std::string_view name);

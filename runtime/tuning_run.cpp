@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <optional>
 #include <set>
 
 #include "base/log.h"
@@ -18,8 +20,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kLaunchesOfABucket = 300;  // about: 14 candidates, finals included
-constexpr int kLaunchesAtLeast = 8;      // two checks, a warm-up, two samples, and some reserve
+constexpr int kLaunchesOfABucket = 300;   // about: 14 candidates, finals included
+constexpr int kLaunchesOfASlowOne = 110;  // the same where rounds of finals are few
+constexpr const char* kCutShort = "cut short: ";
+constexpr int kLaunchesAtLeast = 8;  // two checks, a warm-up, two samples, and some reserve
 
 std::chrono::nanoseconds nanoseconds(double seconds) {
   return std::chrono::nanoseconds(static_cast<int64_t>(std::min(seconds, 1e9) * 1e9));
@@ -48,9 +52,11 @@ class Tuning {
     }
     MOEJIT_RETURN_IF_ERROR(choose_isolation());
     report_.device = device_.info().name;
-    for (index_ = 0; index_ < items_.size(); ++index_) {
-      const TuneItem& item = items_[index_];
-      if (!enter_layer(item)) return finish(true);
+    // First whatever has no result; then what an earlier budget cut short.
+    for (size_t i = 0; i < items_.size(); ++i) todo_.push_back(i);
+    for (place_ = 0; place_ < todo_.size(); ++place_) {
+      second_pass_ = place_ >= items_.size();
+      if (!enter_layer()) return finish(true);
       if (!limits_known_) {
         auto limits = device_limits(request_.device, config().dtype, true, request_.cache_path,
                                     request_.num_threads);
@@ -69,8 +75,9 @@ class Tuning {
   }
 
  private:
-  const MoeConfig& config() const { return layers_[items_[index_].layer]; }
-  int64_t tokens() const { return items_[index_].tokens; }
+  const TuneItem& item() const { return items_[todo_[place_]]; }
+  const MoeConfig& config() const { return layers_[item().layer]; }
+  int64_t tokens() const { return item().tokens; }
   double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
   double seconds_left() const {
     return deadline_ ? std::chrono::duration<double>(*deadline_ - Clock::now()).count() : 1e9;
@@ -80,18 +87,20 @@ class Tuning {
     forget_kernels();
     report_.cancelled = cancelled;
     report_.seconds = elapsed();
+    // What was put off and then not reached has its earlier result.
+    for (auto& [place, row] : put_off_) rows_.emplace(place, std::move(row));
+    for (auto& [place, row] : rows_) report_.rows.push_back(std::move(row));
     report_.missing = static_cast<int32_t>(items_.size() - report_.rows.size());
     return report_;
   }
 
   // False: asked to stop.
-  bool enter_layer(const TuneItem& item) {
-    const bool other_type =
-        index_ == 0 || layers_[items_[index_ - 1].layer].dtype != layers_[item.layer].dtype;
-    if (item.first) {
-      lab_.reset();  // and its weights
-      previous_winner_.reset();
-    }
+  bool enter_layer() {
+    if (layer_ && *layer_ == item().layer) return true;
+    const bool other_type = !layer_ || layers_[*layer_].dtype != config().dtype;
+    layer_ = item().layer;
+    lab_.reset();  // and its weights
+    previous_winner_.reset();
     if (!other_type) return true;
     limits_known_ = false;
     return progress(TuneStage::kProbe, {});
@@ -133,15 +142,16 @@ class Tuning {
     return *lab_;
   }
 
-  // Seconds that item `index` will take, roughly: the unit in which the budget is shared out and
-  // the rest is reckoned.
-  double cost(size_t index) const {
-    const TuneItem& item = items_[index];
+  // Seconds that the work at `place` will take, roughly: the unit in which the budget is shared out
+  // and the rest is reckoned.
+  double cost(size_t place) const {
+    const TuneItem& item = items_[todo_[place]];
     const MoeConfig& layer = layers_[item.layer];
-    const Floor floor = layer_floor(layer, typical_rows(layer, item.tokens), item.tokens);
-    double seconds = 0.5;
-    if (report_.limits.read_bytes_per_s > 0)
-      seconds += kLaunchesOfABucket * floor_seconds(floor, report_.limits);
+    const Floor work = layer_floor(layer, typical_rows(layer, item.tokens), item.tokens);
+    const double floor =
+        report_.limits.read_bytes_per_s > 0 ? floor_seconds(work, report_.limits) : 0;
+    if (floor * kLaunchesAtLeast > seconds_left()) return 0;  // will be passed over
+    double seconds = 0.5 + std::min(kLaunchesOfABucket * floor, 3 + kLaunchesOfASlowOne * floor);
     if (item.first) {
       const double bytes = static_cast<double>(layer.total_experts()) *
                            static_cast<double>(layer.w13_rows() + layer.intermediate_size) *
@@ -151,26 +161,26 @@ class Tuning {
     return seconds;
   }
 
-  double cost_from(size_t index) const {
+  double cost_from(size_t place) const {
     double sum = 0;
-    for (size_t i = index; i < items_.size(); ++i) sum += cost(i);
+    for (size_t i = place; i < todo_.size(); ++i) sum += cost(i);
     return sum;
   }
 
   bool progress(TuneStage stage, TuneProgress p) {
     if (!request_.progress) return true;
     p.stage = stage;
-    if (index_ < items_.size()) {
+    if (place_ < todo_.size()) {
       p.tokens = tokens();
-      p.layer = static_cast<int32_t>(items_[index_].layer);
+      p.layer = static_cast<int32_t>(item().layer);
     }
-    p.bucket = static_cast<int32_t>(index_);
-    p.num_buckets = static_cast<int32_t>(items_.size());
+    p.bucket = static_cast<int32_t>(place_);
+    p.num_buckets = static_cast<int32_t>(todo_.size());
     p.num_layers = static_cast<int32_t>(layers_.size());
     p.elapsed_s = elapsed();
     // From what the buckets so far took against what they were expected to.
     if (stage != TuneStage::kDone && limits_known_ && measured_cost_ > 0)
-      p.remaining_s = measured_s_ / measured_cost_ * cost_from(index_);
+      p.remaining_s = measured_s_ / measured_cost_ * cost_from(place_);
     if (deadline_) {
       const double left = std::max(0.0, seconds_left());
       p.remaining_s = p.remaining_s > 0 ? std::min(left, p.remaining_s) : left;
@@ -183,9 +193,15 @@ class Tuning {
     const std::string& generator = generator_digest(device_.info().target);
     const auto kept = store_->find_selection(key, generator);
     const auto rows = draw_rows();
-    if (kept && !request_.force && !unfinished(*kept, key)) {
+    if (kept && !request_.force && !second_pass_) {
       publish(*kept);
-      add_cached(*kept, rows);
+      TuneRow row = cached_row(*kept, rows);
+      if (unfinished(*kept, key)) {
+        put_off_.emplace(todo_[place_], std::move(row));
+        todo_.push_back(todo_[place_]);
+      } else {
+        rows_.emplace(todo_[place_], std::move(row));
+      }
       return {};
     }
     const double floor =
@@ -199,7 +215,7 @@ class Tuning {
       return {};
     }
     const Clock::time_point begin = Clock::now();
-    const double expected = cost(index_);
+    const double expected = cost(place_);
     SessionOptions options = session_options(key, kept, generator);
     const SessionProblem problem{.config = config(),
                                  .target = device_.info().target,
@@ -230,9 +246,11 @@ class Tuning {
     return {};
   }
 
-  // A search that is to be exhaustive goes on where a shorter one ended.
+  // A search that was cut short, or is to be exhaustive now, goes on where it ended.
   bool unfinished(const Selection& kept, const MeasurementKey& key) const {
-    if (!request_.exhaustive || kept.how == "pinned") return false;
+    if (kept.how == "pinned") return false;
+    if (kept.note.starts_with(kCutShort)) return true;
+    if (!request_.exhaustive) return false;
     std::set<std::string> tried;
     for (const Measurement& m : store_->measurements(key)) tried.insert(m.schedule);
     return tried.size() < legal_schedules(config(), device_.info().target).size();
@@ -246,9 +264,9 @@ class Tuning {
     options.jobs = compile_jobs(request_.jobs);
     if (deadline_) {
       // Its part of what is left, generously: what a bucket saves, the next ones may use.
-      const double others = static_cast<double>(std::min<size_t>(items_.size() - index_ - 1, 5));
+      const double others = static_cast<double>(std::min<size_t>(todo_.size() - place_ - 1, 5));
       const double share =
-          std::min(1.5 * cost(index_) / cost_from(index_), 1 - 0.1 * others) * seconds_left();
+          std::min(1.5 * cost(place_) / cost_from(place_), 1 - 0.1 * others) * seconds_left();
       options.deadline = std::min(*deadline_, Clock::now() + nanoseconds(share));
       options.check_operations = std::clamp(seconds_left() * 2e7, 1e7, 1e9);
     }
@@ -292,6 +310,10 @@ class Tuning {
     selection.error = result.winner.error;
     selection.versus_default = result.versus_default;
     selection.candidates = result.measured;
+    if (result.left_out > 0) {
+      selection.note = kCutShort + std::to_string(result.left_out) +
+                       " candidates were left out for lack of time";
+    }
     store_->select(selection);
     publish(selection);
     previous_winner_ = result.winner.schedule;
@@ -302,11 +324,12 @@ class Tuning {
     row.samples = result.winner.timing.samples;
     row.failed = result.failed;
     row.model_rank = result.model_rank;
-    if (result.left_out > 0 && deadline_) {
+    if (result.left_out > 0) {
       row.advice += "; " + std::to_string(result.left_out) +
-                    " candidates were left out: a larger --budget measures them";
+                    " candidates were left out for lack of time: the same call goes on with them";
     }
-    report_.rows.push_back(std::move(row));
+    put_off_.erase(todo_[place_]);
+    rows_.emplace(todo_[place_], std::move(row));
   }
 
   // get_kernel asks for the most recent tune of any routing.
@@ -315,12 +338,12 @@ class Tuning {
     store_->select(selection);
   }
 
-  void add_cached(const Selection& selection, const std::vector<RowCounts>& rows) {
+  TuneRow cached_row(const Selection& selection, const std::vector<RowCounts>& rows) {
     TuneRow row = row_of(selection, rows);
     row.from_cache = true;
     if (auto schedule = Schedule::from_json(selection.schedule); schedule.ok())
       previous_winner_ = *schedule;
-    report_.rows.push_back(std::move(row));
+    return row;
   }
 
   TuneRow row_of(const Selection& selection, const std::vector<RowCounts>& rows) const {
@@ -357,9 +380,12 @@ class Tuning {
   std::unique_ptr<Lab> lab_;
   std::optional<Schedule> previous_winner_;
   TuneReport report_;
-  bool limits_known_ = false, cancelled_ = false;
+  std::map<size_t, TuneRow> rows_, put_off_;  // by index into items_
+  bool limits_known_ = false, cancelled_ = false, second_pass_ = false;
   double measured_s_ = 0, measured_cost_ = 0;
-  size_t index_ = 0;
+  std::vector<size_t> todo_;  // indices into items_
+  size_t place_ = 0;          // in todo_
+  std::optional<size_t> layer_;
 };
 
 }  // namespace

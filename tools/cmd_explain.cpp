@@ -17,7 +17,8 @@ std::string to_json(const ExplainCandidate& candidate) {
   return "{\"schedule\":" + (candidate.schedule.empty() ? "null" : candidate.schedule) +
          ",\"predicted_s\":" + seconds(candidate.predicted_s) +
          ",\"measured_s\":" + seconds(candidate.measured_s) +
-         ",\"status\":" + internal::json_string(candidate.status) + "}";
+         ",\"status\":" + internal::json_string(candidate.status) + ",\"routing\":" +
+         (candidate.routing.empty() ? "null" : internal::json_string(candidate.routing)) + "}";
 }
 
 template <typename T, typename F>
@@ -32,6 +33,8 @@ Table flat_table(const MoeConfig& config, const std::vector<Explanation>& explan
                {"key", "key"},
                {"bucket_tokens", "bucket"},
                {"source", "source"},
+               {"level", "level"},
+               {"kernel", "kernel"},
                {"schedule", "schedule"},
                {"measured_s", "measured", Unit::kSeconds},
                {"predicted_s", "predicted", Unit::kSeconds},
@@ -44,8 +47,9 @@ Table flat_table(const MoeConfig& config, const std::vector<Explanation>& explan
   }
   for (const Explanation& e : explanations) {
     table.add(
-        {e.tokens, e.key, e.choice.tokens, std::string(to_string(e.choice.source)),
-         schedule_cell(e.choice.schedule), internal::known_if_positive(e.choice.measured_s),
+        {e.tokens, e.key, e.choice.tokens, std::string(to_string(e.choice.source)), e.level,
+         e.kernel, schedule_cell(e.choice.schedule),
+         internal::known_if_positive(e.choice.measured_s),
          internal::known_if_positive(e.choice.predicted_s),
          internal::known_if_positive(e.choice.floor_s), e.choice.reason,
          internal::JsonText{json_array(e.runners_up, to_json), ""},
@@ -60,9 +64,12 @@ Table block(const Explanation& e) {
   Table table({{"schedule", "runner-up"},
                {"predicted_s", "predicted", Unit::kSeconds},
                {"measured_s", "measured", Unit::kSeconds},
+               {"routing", "routing"},
                {"status", "status"}});
   table.fact("tokens", "tokens", e.tokens);
   table.fact("key", "key", e.key);
+  table.fact("kernel", "kernel", e.kernel);
+  table.fact("level", "matched", e.level);
   table.fact("schedule", "schedule", schedule_cell(e.choice.schedule));
   table.fact("source", "source",
              std::string(to_string(e.choice.source)) + " (bucket of " +
@@ -76,7 +83,8 @@ Table block(const Explanation& e) {
   for (const std::string& reason : e.refused) table.fact("refused", "refused", reason);
   for (const ExplainCandidate& c : e.runners_up) {
     table.add({schedule_cell(c.schedule), internal::known_if_positive(c.predicted_s),
-               internal::known_if_positive(c.measured_s), c.status});
+               internal::known_if_positive(c.measured_s),
+               c.routing.empty() ? Cell() : Cell(c.routing), c.status});
   }
   return table;
 }

@@ -4,6 +4,7 @@
 
 #include "base/json_util.h"
 #include "moejit/tuning.h"
+#include "tools/compile_only.h"
 #include "tools/interrupt.h"
 #include "tools/parse.h"
 #include "tools/report.h"
@@ -51,17 +52,22 @@ std::string progress_text(const TuneProgress& p, const std::string& layer) {
 std::string progress_json(const TuneProgress& p) {
   using internal::json_number;
   return "{\"tokens\":" + std::to_string(p.tokens) + ",\"bucket\":" + std::to_string(p.bucket) +
-         ",\"num_buckets\":" + std::to_string(p.num_buckets) + ",\"stage\":\"" +
-         stage_name(p.stage) + "\",\"done\":" + std::to_string(p.done) +
-         ",\"total\":" + std::to_string(p.total) + ",\"failed\":" + std::to_string(p.failed) +
-         ",\"best_s\":" + json_number(p.best_s) + ",\"best_share\":" + json_number(p.best_share) +
+         ",\"num_buckets\":" + std::to_string(p.num_buckets) +
+         ",\"layer\":" + std::to_string(p.layer) +
+         ",\"num_layers\":" + std::to_string(p.num_layers) + ",\"stage\":\"" + stage_name(p.stage) +
+         "\",\"done\":" + std::to_string(p.done) + ",\"total\":" + std::to_string(p.total) +
+         ",\"failed\":" + std::to_string(p.failed) + ",\"best_s\":" + json_number(p.best_s) +
+         ",\"best_share\":" + json_number(p.best_share) +
          ",\"elapsed_s\":" + json_number(p.elapsed_s) +
          ",\"remaining_s\":" + json_number(p.remaining_s) +
          ",\"schedule\":" + (p.schedule.empty() ? "null" : p.schedule) + "}";
 }
 
-Table result_table(const MoeConfig& config, const TuneReport& report) {
-  std::vector<Column> columns = measured_columns();
+Table result_table(const std::vector<MoeConfig>& layers, const TuneReport& report) {
+  std::vector<Column> columns;
+  const bool several = layers.size() > 1;
+  if (several) columns.push_back({"config", "layer"});
+  for (Column& column : measured_columns()) columns.push_back(std::move(column));
   columns.push_back({"versus_default", "vs default", Unit::kRatio});
   columns.push_back({"model_rank", "model rank", Unit::kNone, /*wide=*/true});
   columns.push_back({"candidates", "measured", Unit::kNone, /*wide=*/true});
@@ -69,11 +75,15 @@ Table result_table(const MoeConfig& config, const TuneReport& report) {
   columns.push_back({"from_cache", "cached"});
   columns.push_back({"advice", "to do better", Unit::kNone, /*wide=*/true});
   Table table(std::move(columns));
-  add_header(&table, config, report.device, report.limits);
+  add_header(&table, layers.front(), report.device, report.limits);
+  if (several) table.fact("layers", "layers", static_cast<int64_t>(layers.size()));
   table.fact("seconds", "took", report.seconds, Unit::kSeconds);
   table.fact("cancelled", "stopped early", report.cancelled);
+  table.fact("missing", "without a result", int64_t{report.missing});
   for (const TuneRow& row : report.rows) {
-    std::vector<Cell> cells = measured_cells(row);
+    std::vector<Cell> cells;
+    if (several) cells.push_back(internal::JsonText{row.config.to_json(), short_name(row.config)});
+    for (Cell& cell : measured_cells(row)) cells.push_back(std::move(cell));
     cells.push_back(internal::known_if_positive(row.versus_default));
     cells.push_back(row.model_rank > 0 ? Cell(int64_t{row.model_rank}) : Cell());
     cells.push_back(int64_t{row.candidates});
@@ -85,7 +95,7 @@ Table result_table(const MoeConfig& config, const TuneReport& report) {
   return table;
 }
 
-void summarize(Context& context, const TuneReport& report) {
+void summarize(Context& context, const TuneReport& report, bool several) {
   double log_sum = 0;
   int compared = 0, cached = 0, failed = 0;
   for (const TuneRow& row : report.rows) {
@@ -102,8 +112,18 @@ void summarize(Context& context, const TuneReport& report) {
   }
   if (failed > 0) text += "; " + std::to_string(failed) + " candidates failed";
   context.note(text);
-  for (const TuneRow& row : report.rows) {
-    if (!row.advice.empty()) context.note("T" + std::to_string(row.tokens) + ": " + row.advice);
+  // The same advice for neighbours once: T1, T2, T4: memory-bound: ...
+  std::string tokens;
+  for (size_t i = 0; i < report.rows.size(); ++i) {
+    const TuneRow& row = report.rows[i];
+    tokens += (tokens.empty() ? "T" : ", T") + std::to_string(row.tokens);
+    const bool last = i + 1 == report.rows.size() || report.rows[i + 1].advice != row.advice ||
+                      !(report.rows[i + 1].config == row.config);
+    if (!last) continue;
+    if (!row.advice.empty()) {
+      context.note((several ? short_name(row.config) + " " : "") + tokens + ": " + row.advice);
+    }
+    tokens.clear();
   }
 }
 
@@ -121,12 +141,24 @@ class Tune : public Command {
                   "Schedules to measure for each token count; 0: 14");
     options.flag("--exhaustive", &request_.exhaustive, "Measure every legal schedule");
     options.flag("--force", &request_.force, "Measure again what the cache knows");
+    options.flag("--compile-only", &compile_only_,
+                 "Compile for a device that need not be here (--device sm_90a); measure nothing");
+    options.value("--shared", "LIST", &shared_,
+                  "Shared experts fused into the layer: 1, or 0,1 for the layer without and with");
+    options.value(
+        "--shard", "I/N", &shard_,
+        "Only this part of the work, 0/N to N-1/N; `moejit cache merge` joins the results");
+    options.value("--isolate", "WHEN", &isolate_,
+                  "Candidates in a child process: auto (for GPUs), on or off");
+    options.value("--trial-timeout", "TIME", &trial_timeout_,
+                  "What a candidate may take beyond the expected before it counts as hung");
   }
 
   Status prepare() {
-    auto config = layer_.resolve();
-    if (!config.ok()) return config.status();
-    request_.config = *config;
+    auto layers = layer_.resolve_all();
+    if (!layers.ok()) return layers.status();
+    MOEJIT_RETURN_IF_ERROR(add_shared(*layers));
+    request_.config = request_.layers.front();
     if (!tokens_.empty()) {
       auto tokens = parse_tokens(tokens_);
       if (!tokens.ok()) return tokens.status();
@@ -145,22 +177,62 @@ class Tune : public Command {
       return invalid_argument("max-candidates = " + std::to_string(request_.max_candidates) +
                               ": must not be negative");
     }
+    if (!shard_.empty()) {
+      auto shard = parse_shard(shard_);
+      if (!shard.ok()) return shard.status();
+      request_.shard_index = shard->index;
+      request_.shard_count = shard->count;
+    }
+    if (isolate_ != "auto" && isolate_ != "on" && isolate_ != "off") {
+      return invalid_argument("isolate = \"" + isolate_ + "\": must be auto, on or off");
+    }
+    request_.isolation = isolate_ == "on"    ? Isolation::kOn
+                         : isolate_ == "off" ? Isolation::kOff
+                                             : Isolation::kAuto;
+    if (!trial_timeout_.empty()) {
+      auto timeout = parse_seconds(trial_timeout_);
+      if (!timeout.ok()) {
+        return invalid_argument("trial-timeout = \"" + trial_timeout_ +
+                                "\": must be a time above 0 such as \"20s\"");
+      }
+      request_.trial_timeout_s = *timeout;
+    }
     request_.device = device_.name();
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
-    return device_.check(request_.config);
+    for (const MoeConfig& layer : request_.layers) MOEJIT_RETURN_IF_ERROR(device_.check(layer));
+    return {};
+  }
+
+  // Each layer once for each number of shared experts.
+  Status add_shared(const std::vector<MoeConfig>& layers) {
+    request_.layers = layers;
+    if (shared_.empty()) return {};
+    request_.layers.clear();
+    auto counts = parse_tokens(shared_, 0);
+    if (!counts.ok() || counts->back() > 32) {
+      return invalid_argument("shared = \"" + shared_ +
+                              "\": must be numbers of experts from 0 to 32 such as \"0,1\"");
+    }
+    for (const MoeConfig& layer : layers) {
+      for (const int64_t count : *counts) {
+        request_.layers.push_back(layer);
+        request_.layers.back().num_shared_experts = static_cast<int32_t>(count);
+        MOEJIT_RETURN_IF_ERROR(request_.layers.back().check());
+      }
+    }
+    return {};
   }
 
   ExitCode run(Context& context) override {
     if (const Status status = prepare(); !status.ok()) return context.fail(status);
+    if (compile_only_) return run_compile_only(context, request_);
     internal::Progress& progress = context.progress();
-    const std::string layer = short_name(request_.config);
-    int32_t buckets = static_cast<int32_t>(request_.tokens.size());
     std::tuple<int32_t, TuneStage, int32_t> last_step = {-1, TuneStage::kProbe, 0};
     request_.progress = [&](const TuneProgress& p) {
-      buckets = p.num_buckets;
       const bool json = progress.mode() == internal::ProgressMode::kJson;
       const auto step = std::make_tuple(p.bucket, p.stage, p.done);
+      const std::string layer = short_name(request_.layers[static_cast<size_t>(p.layer)]);
       progress.update([&] { return json ? progress_json(p) : progress_text(p, layer); },
                       /*always=*/json && step != last_step);
       last_step = step;
@@ -172,14 +244,16 @@ class Tune : public Command {
     progress.clear();
     if (!report.ok()) return context.fail(report.status());
 
-    const ExitCode printed = context.print(result_table(request_.config, *report));
+    const ExitCode printed = context.print(result_table(request_.layers, *report));
     if (printed != ExitCode::kOk) return printed;
-    summarize(context, *report);
+    summarize(context, *report, request_.layers.size() > 1);
     if (report->cancelled) return ExitCode::kInterrupted;
-    const int32_t missing = buckets - static_cast<int32_t>(report->rows.size());
-    if (missing > 0) {
-      context.note(std::to_string(missing) + " of " + std::to_string(buckets) +
-                   " token counts have no result; run it again to go on from here");
+    if (report->missing > 0) {
+      context.note(std::to_string(report->missing) + " of " +
+                   std::to_string(report->missing + static_cast<int32_t>(report->rows.size())) +
+                   " token counts have no result" +
+                   (report->out_of_budget ? ": out of budget" : "") +
+                   "; run it again to go on from here");
       return report->rows.empty() ? ExitCode::kFailed : ExitCode::kPartial;
     }
     return ExitCode::kOk;
@@ -188,7 +262,8 @@ class Tune : public Command {
   LayerSelector layer_;
   DeviceSelector device_;
   TuneRequest request_;
-  std::string tokens_, budget_;
+  bool compile_only_ = false;
+  std::string tokens_, budget_, shared_, shard_, trial_timeout_, isolate_ = "auto";
 };
 
 }  // namespace

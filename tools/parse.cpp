@@ -104,6 +104,18 @@ Result<int64_t> parse_days(std::string_view name, std::string_view text) {
   return value;
 }
 
+Result<Shard> parse_shard(std::string_view text) {
+  const auto parts = split(text, '/');
+  Shard shard;
+  if (parts.size() != 2 || !parse_number(parts[0], &shard.index) ||
+      !parse_number(parts[1], &shard.count) || shard.count < 1 || shard.index < 0 ||
+      shard.index >= shard.count) {
+    return invalid_argument("shard = " + internal::in_quotes(text) +
+                            ": must be I/N with I from 0 to N-1, such as \"0/4\"");
+  }
+  return shard;
+}
+
 Status check_routing(std::string_view text, bool extremes) {
   if (text == "uniform") return {};
   if (extremes && (text == "one" || text == "skip")) return {};

@@ -26,6 +26,12 @@ Result<int64_t> parse_days(std::string_view name, std::string_view text);
 // `extremes` (what `verify` knows).
 Status check_routing(std::string_view text, bool extremes);
 
+// "0/4": the first of four shards.
+struct Shard {
+  int32_t index = 0, count = 1;
+};
+Result<Shard> parse_shard(std::string_view text);
+
 std::vector<std::string_view> split(std::string_view text, char separator);
 
 }  // namespace moejit::tools

@@ -2,7 +2,11 @@
 
 #include <sys/stat.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/fs.h"
+#include "base/json_util.h"
+#include "tools/parse.h"
 
 namespace moejit::tools {
 namespace {
@@ -39,6 +43,22 @@ Result<MoeConfig> config_of_model(const std::string& model) {
   auto config = config_from_hf_json(*text);
   if (!config.ok()) return usage(path, config.status());
   return config;
+}
+
+Result<std::vector<MoeConfig>> layers_from_json(const std::string& text) {
+  auto json = internal::parse_json(text);
+  if (!json.ok()) return json.status();
+  std::vector<MoeConfig> layers;
+  for (const nlohmann::json& item : *json) {
+    auto layer = MoeConfig::from_json(item.dump());
+    if (!layer.ok()) {
+      return Status(StatusCode::kDataError,
+                    "[" + std::to_string(layers.size()) + "]: " + layer.status().message());
+    }
+    layers.push_back(*layer);
+  }
+  if (layers.empty()) return invalid_argument("the array holds no layer");
+  return layers;
 }
 
 }  // namespace
@@ -84,26 +104,65 @@ Result<MoeConfig> LayerSelector::resolve() const {
         "no layer: give --model NAME, --config FILE, or all of --experts, --top-k, --hidden and "
         "--intermediate");
   }
-  if (experts_) config->num_experts = *experts_;
-  if (top_k_) config->top_k = *top_k_;
-  if (hidden_) config->hidden_size = *hidden_;
-  if (intermediate_) config->intermediate_size = *intermediate_;
+  return finish(*config);
+}
+
+Result<MoeConfig> LayerSelector::finish(MoeConfig config) const {
+  if (experts_) config.num_experts = *experts_;
+  if (top_k_) config.top_k = *top_k_;
+  if (hidden_) config.hidden_size = *hidden_;
+  if (intermediate_) config.intermediate_size = *intermediate_;
   if (!dtype_.empty()) {
     auto dtype = dtype_from_string(dtype_);
     if (!dtype.ok()) return usage("", dtype.status());
-    config->dtype = *dtype;
+    config.dtype = *dtype;
   }
   if (!activation_.empty()) {
     auto activation = activation_from_string(activation_);
     if (!activation.ok()) return usage("", activation.status());
-    config->activation = *activation;
+    config.activation = *activation;
   }
   if (tp_) {
-    config = shard_tensor_parallel(*config, *tp_);
-    if (!config.ok()) return usage("", config.status());
+    auto shard = shard_tensor_parallel(config, *tp_);
+    if (!shard.ok()) return usage("", shard.status());
+    config = *shard;
   }
-  if (const Status status = config->check(); !status.ok()) return usage("", status);
+  if (const Status status = config.check(); !status.ok()) return usage("", status);
   return config;
+}
+
+Result<std::vector<MoeConfig>> LayerSelector::resolve_all() const {
+  std::vector<MoeConfig> layers;
+  const auto add = [&](const Result<MoeConfig>& base, const std::string& from) -> Status {
+    if (!base.ok()) return usage(from, base.status());
+    auto layer = finish(*base);
+    if (!layer.ok()) return usage(from, layer.status());
+    layers.push_back(*layer);
+    return {};
+  };
+  if (config_.empty() && model_.find(',') != std::string::npos && !names_a_path(model_)) {
+    for (const std::string_view name : split(model_, ','))
+      MOEJIT_RETURN_IF_ERROR(add(config_of_model(std::string(name)), ""));
+    return layers;
+  }
+  if (!config_.empty() && model_.empty()) {
+    auto text = read_text(config_);
+    if (!text.ok()) return usage("config", text.status());
+    if (const size_t at = text->find_first_not_of(" \t\r\n");
+        at != std::string::npos && (*text)[at] == '[') {
+      auto list = layers_from_json(*text);
+      if (!list.ok()) return usage(config_, list.status());
+      for (size_t i = 0; i < list->size(); ++i)
+        MOEJIT_RETURN_IF_ERROR(add((*list)[i], config_ + ", layer " + std::to_string(i)));
+      return layers;
+    }
+    auto config = MoeConfig::from_json(*text);  // once: it may be stdin
+    MOEJIT_RETURN_IF_ERROR(add(config, config_));
+    return layers;
+  }
+  auto one = resolve();
+  if (!one.ok()) return one.status();
+  return std::vector<MoeConfig>{*one};
 }
 
 void DeviceSelector::declare(OptionSet& options) {
@@ -115,7 +174,6 @@ void DeviceSelector::declare(OptionSet& options) {
 
 std::string DeviceSelector::name() const {
   if (device.starts_with("sm_")) return "cuda:" + device;
-  if (device.starts_with("gfx")) return "hip:" + device;
   if (device.starts_with("gfx")) return "hip:" + device;
   return device;
 }

@@ -17,9 +17,12 @@ class LayerSelector {
  public:
   void declare(OptionSet& options);
   Result<MoeConfig> resolve() const;
+  // Several layers where --model names several, with commas, or --config holds an array.
+  Result<std::vector<MoeConfig>> resolve_all() const;
 
  private:
   Result<MoeConfig> base(bool* complete) const;
+  Result<MoeConfig> finish(MoeConfig config) const;  // single fields and --tp on top
 
   std::string model_, config_, dtype_, activation_;
   std::optional<int32_t> experts_, top_k_, hidden_, intermediate_, tp_;

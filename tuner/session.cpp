@@ -33,7 +33,7 @@ class Session {
     }
     result_.floor_s =
         mean_floor(problem_.config, problem_.limits, problem_.rows, problem_.tokens).seconds;
-    candidates_ = choose_candidates(problem_, ranked, options_, &result_.left_out);
+    candidates_ = choose_candidates(problem_, ranked, options_, &result_.known_bad);
     if (candidates_.empty()) {
       return Status(StatusCode::kDeviceError,
                     "tokens = " + std::to_string(problem_.tokens) +

@@ -56,7 +56,8 @@ struct SessionResult {
   double versus_default = 0;  // default's median / winner's, 0 where default was not measured
   int model_rank = 0;         // of the winner
   int measured = 0, failed = 0;
-  int left_out = 0;  // candidates that there was no time for, or that are known to be bad
+  int left_out = 0;   // candidates that there was no time for
+  int known_bad = 0;  // schedules of the space that hung or crashed before
   double predicted_s = 0, floor_s = 0;
 };
 

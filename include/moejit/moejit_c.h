@@ -246,6 +246,16 @@ MOEJIT_C_API moejit_status moejit_verify_json(const char* request, char** report
  * "runners_up":[...],"refused":[...]}]}. */
 MOEJIT_C_API moejit_status moejit_explain_json(const char* request, char** report);
 
+/* Background tuning, as start_background_tuning and its kin in moejit/tuning.h. `options` is NULL
+ * or an object with any of "idle_s", "capture_quiet_s", "bucket_budget_s", "max_weight_bytes",
+ * "routing", "isolation", "helper", "jobs". The status is
+ * {"running":true,"paused":false,"queued":3,
+ * "tuned":1,"failed":0,"replaced":1,"at_work":8,"last_error":""}. */
+MOEJIT_C_API moejit_status moejit_background_start(const char* options);
+MOEJIT_C_API moejit_status moejit_background_pause(int32_t paused);
+MOEJIT_C_API moejit_status moejit_background_stop(void);
+MOEJIT_C_API moejit_status moejit_background_status_json(char** status);
+
 /* MOEJIT_OK, or why the device cannot run the layer. */
 MOEJIT_C_API moejit_status moejit_supports(const moejit_config* config, const char* device);
 

@@ -144,6 +144,40 @@ struct CompileReport {
 // used.
 Result<CompileReport> compile_only(const TuneRequest& request);
 
+// Tuning in a server, on a thread of the library's own and off the launch path: token counts whose
+// schedule is not an exact tuned choice are tuned while no launch has come for a while, and better
+// plans then replace those of the kernels in use, atomically. Nothing is measured, loaded or
+// replaced while a launch into a capturing stream was seen in the last `capture_quiet_s`; replays
+// of captured graphs are not seen at all, so a server that lives on them calls
+// pause_background_tuning(true) while it serves. A captured graph keeps the plan that it was
+// captured with. All functions are thread-safe.
+struct BackgroundOptions {
+  double idle_s = 2;             // without a launch before a measurement begins
+  double capture_quiet_s = 30;   // after a launch into a stream that was being captured
+  double bucket_budget_s = 20;   // of measuring for each token count
+  int64_t max_weight_bytes = 0;  // larger layers are left alone; 0: a quarter of the memory
+  std::string routing = "uniform";
+  Isolation isolation = Isolation::kAuto;
+  std::string helper;
+  int32_t jobs = 1;  // compile threads
+};
+struct BackgroundStatus {
+  bool running = false, paused = false;
+  int32_t queued = 0;    // token counts that wait
+  int32_t tuned = 0;     // that were tuned since the start
+  int32_t failed = 0;    // that could not be
+  int32_t replaced = 0;  // kernels in use that got a better plan
+  int64_t at_work = 0;   // token count, 0: none
+  std::string last_error;
+};
+// kInvalidArgument for options out of range; kNotReady where it is running already. Kernels that
+// exist are queued too.
+Status start_background_tuning(const BackgroundOptions& options = {});
+void pause_background_tuning(bool paused);
+// Returns when the measurement that is running has ended and the thread is gone.
+void stop_background_tuning();
+BackgroundStatus background_tuning_status();
+
 struct BenchRequest {
   MoeConfig config;
   std::string device = "auto";
@@ -153,8 +187,8 @@ struct BenchRequest {
   int32_t num_threads = 0;
   std::string cache_path;
   bool check = true;  // compute `error`
-  // Called before each row with how many are done, of how many; returning false ends with the rows so
-  // far, or kCancelled where there are none. May be empty.
+  // Called before each row with how many are done, of how many; returning false ends with the rows
+  // so far, or kCancelled where there are none. May be empty.
   std::function<bool(int32_t done, int32_t total)> progress;
 };
 struct BenchReport {

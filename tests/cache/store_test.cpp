@@ -444,5 +444,51 @@ TEST_F(StoreTest, ALookUpAfterAnHourRenewsTheTimeStamp) {
   EXPECT_GT(std::stoll(sql(db(), "SELECT last_used_at FROM artifact")), 1600000000);
 }
 
+TEST_F(StoreTest, AnyCompilerThatWasAskedForIsKeptUnderItsName) {
+  const auto store = open();
+  StoredBinary b = binary_of(3);
+  ASSERT_TRUE(
+      store->find_or_compile(key_of(3, ""), [&]() -> Result<StoredBinary> { return b; }).ok());
+  EXPECT_TRUE(store->find_binary(key_of(3, b.toolchain)).has_value());
+  EXPECT_TRUE(store->find_binary(key_of(3, "")).has_value());
+  EXPECT_EQ(sql(db(), "SELECT t.name FROM artifact a JOIN toolchain t USING (tc_id)"), b.toolchain);
+}
+
+TEST_F(StoreTest, PoliciesOfAKeyAreThoseItWasMeasuredUnder) {
+  StoreOptions memory;
+  memory.mode = StoreMode::kMemory;
+  for (const auto& store : {open(), Store::open(memory)}) {
+    for (const char* policy : {"{\"routing\":\"zipf:1.2\"}", "{\"routing\":\"uniform\"}"}) {
+      Measurement m = measurement_of("{\"a\":1}", 1e-5);
+      m.key.policy = policy;
+      store->record(m);
+    }
+    const auto found = store->policies(measurement_key());
+    ASSERT_EQ(found.size(), 2u);
+    EXPECT_EQ(found[0], "{\"routing\":\"uniform\"}");
+    EXPECT_TRUE(store->policies(measurement_key(9)).empty());
+    MeasurementKey key = measurement_key();
+    key.policy = found[0];
+    EXPECT_GT(store->measurements(key)[0].at, 1600000000);
+  }
+}
+
+TEST_F(StoreTest, SelectionsElsewhereOfEveryTokenCount) {
+  StoreOptions memory;
+  memory.mode = StoreMode::kMemory;
+  for (const auto& store : {open(), Store::open(memory)}) {
+    for (const int64_t tokens : {1, 8}) {
+      Selection s = selection_of(tokens, "{\"x\":1}");
+      s.key.environment = "{\"other\":1}";
+      store->select(s);
+    }
+    MeasurementKey key = selection_of(8, "").key;
+    const std::string generator = selection_of(8, "").generator;
+    EXPECT_EQ(store->selections_elsewhere(key, generator).size(), 1u);
+    key.tokens = 0;
+    EXPECT_EQ(store->selections_elsewhere(key, generator).size(), 2u);
+  }
+}
+
 }  // namespace
 }  // namespace moejit::internal

@@ -237,7 +237,7 @@ TEST_F(SessionTest, WhatHungBeforeIsNotTriedAgain) {
   SessionOptions options{.exhaustive = true};
   options.known = {{.schedule = bad, .status = "timeout", .seconds = {}}};
   const SessionResult r = tune(options);
-  EXPECT_EQ(r.left_out, 1);
+  EXPECT_EQ(r.known_bad, 1);
   EXPECT_EQ(builds_, static_cast<int>(space_.size()) - 1);
   for (const Trial& t : sink_.trials) EXPECT_NE(t.schedule, bad);
 }
