@@ -16,7 +16,7 @@ std::string hex(uint64_t value) {
 
 const char* name_of_collective(int kind) {
   static const char* const kNames[] = {
-      "warp_sync",   "a shuffle", "ballot",       "a warp reduction", "ldmatrix",  "mma",
+      "warp_sync",   "a shuffle", "ballot",       "a warp reduction", "ldmatrix",   "mma",
       "wgmma_fence", "wgmma",     "wgmma_commit", "wgmma_wait",       "setmaxnreg", "mfma"};
   return kind >= 0 && kind < 12 ? kNames[kind] : "a collective call";
 }

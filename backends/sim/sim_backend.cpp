@@ -233,9 +233,9 @@ class SimBackend : public Backend {
       open_devices->emplace_back(spec, new SimDevice(model));
       return open_devices->back().second;
     }
-    return Status(StatusCode::kNotFound,
-                  "device = \"sim:" + spec +
-                      "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a or sim:gfx942");
+    return Status(
+        StatusCode::kNotFound,
+        "device = \"sim:" + spec + "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a or sim:gfx942");
   }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {
