@@ -259,7 +259,7 @@ class Tuning {
   SessionOptions session_options(const MeasurementKey& key, const std::optional<Selection>& kept,
                                  const std::string& generator) {
     SessionOptions options;
-    if (request_.max_candidates > 0) options.max_candidates = request_.max_candidates;
+    options.max_candidates = std::max(request_.max_candidates, 0);
     options.exhaustive = request_.exhaustive;
     options.jobs = compile_jobs(request_.jobs);
     if (deadline_) {
