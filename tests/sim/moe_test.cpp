@@ -36,6 +36,8 @@ TEST_P(SimMoe, MatchesReference) {
   for (const std::string& arch : sim_archs()) {
     for (const Family* family : gpu_families(config, arch)) {
       for (int64_t tokens : counts) {
+        // The text is gfx942's but for the numbers of the device.
+        if (arch == "gfx90a" && tokens > 1 && test_level() < 2) continue;
         const Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
         const SimKernel kernel(config, arch, *family, schedule);
         ASSERT_EQ(kernel.error(), "");
