@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,8 +18,6 @@ from .errors import DeviceError, InvalidArgument, Unsupported
 
 _POLICIES = {"cached": 0, "tune": 1, "frozen": 2}
 _LOGIT_DTYPES = {"f32": 0, "bf16": 1, "f16": 2}
-_TORCH_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-_EMPTY: Tuple[Any, ...] = ()
 
 # GPU contexts do not survive a fork; kernels of the child's parent say so instead of crashing.
 _gpu_kernels: "weakref.WeakSet[Kernel]" = weakref.WeakSet()
@@ -176,7 +175,8 @@ class Kernel:
                 result = fast(x, w13, w2, topk_weights, topk_ids, out)
                 if result is not None:
                     return result
-        return self._call(x, w13, w2, topk_weights, topk_ids, out, b13, b2, workspace, stream, strict)
+        with self._on_stream(x, stream):
+            return self._call(x, w13, w2, topk_weights, topk_ids, out, b13, b2, workspace, stream, strict)
 
     def routed(self, x: Any, w13: Any, w2: Any, router_logits: Any, out: Any = None, *, correction_bias: Any = None,
                b13: Any = None, b2: Any = None, topk_ids: Any = None, topk_weights: Any = None, workspace: Any = None,
@@ -186,6 +186,12 @@ class Kernel:
         correction_bias: f32 [E], exactly where the router has one. topk_ids (int32 [T, K]) and topk_weights (f32
         [T, K]) receive the choice where they are given. Otherwise as __call__.
         """
+        with self._on_stream(x, stream):
+            return self._call_routed(x, w13, w2, router_logits, out, correction_bias, b13, b2, topk_ids, topk_weights,
+                                     workspace, stream)
+
+    def _call_routed(self, x: Any, w13: Any, w2: Any, router_logits: Any, out: Any, correction_bias: Any, b13: Any,
+                     b2: Any, topk_ids: Any, topk_weights: Any, workspace: Any, stream: Any) -> Any:
         config = self.config
         stream_number = self._stream(x, stream)
         tokens, pointers, out, keep = self._common(x, w13, w2, b13, b2, out, stream_number)
@@ -271,6 +277,14 @@ class Kernel:
             raise InvalidArgument("out overlaps x: must be memory of its own")
         pointers = [seen.pointer for seen in views] + [0] * (5 - len(views)) + [target.pointer]
         return tokens, pointers, out, views + [target]
+
+    def _on_stream(self, x: Any, stream: Any) -> Any:
+        """What torch allocates for a launch belongs to the stream of the launch, also where that is another than its
+        current one: its allocator may hand memory on as soon as that stream is done with it."""
+        if stream is None or not self._on_gpu or not hasattr(x, "data_ptr"):
+            return contextlib.nullcontext()
+        torch, number, index = sys.modules["torch"], self._stream(x, stream), int(self.device.rpartition(":")[2])
+        return torch.cuda.stream(torch.cuda.ExternalStream(number, index) if number else torch.cuda.default_stream(index))
 
     def _stream(self, x: Any, stream: Any) -> int:
         if not self._on_gpu:
