@@ -145,6 +145,8 @@ class CudaClock:
                 call()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
+        if not capturable:
+            return call, "calls"
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -227,7 +229,11 @@ def measure_limits(device, clock, dtype):
 def build_peers(problem, names):
     """(name, make) of each peer, and the reason of each that is not there."""
     built, missing = {}, {}
+    lost = lost_peers()
     for name in names:
+        if name in lost:
+            missing[name] = f"lost the CUDA context: {lost[name]}"
+            continue
         try:
             begin = time.perf_counter()
             built[name] = implementations.PEERS[name](problem)
@@ -242,6 +248,24 @@ def reason(error):
     text = str(error).strip().splitlines()
     text = text[0] if text else ""
     return text[:160] if isinstance(error, implementations.Unavailable) else f"{type(error).__name__}: {text[:160]}"
+
+
+def leave_if_lost(device, name, note):
+    """A fault on the GPU ends the context for the whole process: the run begins again, in a new one, without that peer."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        log(f"{name} has lost the CUDA context ({note}): beginning again without it")
+        os.environ["MOEJIT_PEERS_LOST"] = "\n".join(filter(None, [os.environ.get("MOEJIT_PEERS_LOST"), f"{name}\t{note}"]))
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def lost_peers():
+    """Peers that ended an earlier try of this run, and what they said."""
+    return dict(line.split("\t", 1) for line in os.environ.get("MOEJIT_PEERS_LOST", "").splitlines())
 
 
 def measure(problem, built, tokens, args, clock, limits):
@@ -267,8 +291,7 @@ def measure(problem, built, tokens, args, clock, limits):
                 ready[name] = (run, [])
         except Exception as error:
             row["note"] = reason(error)
-            if "CUDA error" in row["note"] or "illegal memory" in row["note"]:
-                raise  # the context is lost, and every later figure with it
+            leave_if_lost(problem.device, name, row["note"])
     begin = time.perf_counter()
     with torch.inference_mode():
         for turn in range(args.samples):
@@ -280,6 +303,7 @@ def measure(problem, built, tokens, args, clock, limits):
                 except Exception as error:
                     rows[name]["note"] = reason(error)
                     del ready[name]
+                    leave_if_lost(problem.device, name, rows[name]["note"])
             if turn >= 4 and time.perf_counter() - begin > args.seconds:
                 break
     for name, (_, times) in ready.items():

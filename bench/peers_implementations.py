@@ -248,6 +248,9 @@ PEERS = {
     "eager": eager_loop,
 }
 
+# These read counts on the host, which no graph can hold.
+SYNCHRONISING = ("eager", "megablocks")
+
 
 def versions():
     """Of everything that was imported, for the record."""
