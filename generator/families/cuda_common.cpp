@@ -144,11 +144,12 @@ PhaseWork plan_work(const MoeConfig& config, double tokens) {
   return work;
 }
 
-PhaseWork combine_work(const MoeConfig& config, double tokens) {
+PhaseWork combine_work(const MoeConfig& config, double tokens, double y_bytes) {
   PhaseWork work;
   work.name = "combine";
   const double row = static_cast<double>(config.hidden_size);
-  work.bytes = tokens * row * (4.0 * static_cast<double>(slots(config)) + size_of(config.dtype));
+  work.bytes =
+      tokens * row * (y_bytes * static_cast<double>(slots(config)) + size_of(config.dtype));
   work.launches = 1;
   return work;
 }

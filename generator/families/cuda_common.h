@@ -45,7 +45,8 @@ double streaming_share(double items, double in_flight, const Target& target);
 
 // What routing, planning and combining cost, for Family::work().
 PhaseWork plan_work(const MoeConfig& config, double tokens);
-PhaseWork combine_work(const MoeConfig& config, double tokens);
+// `y_bytes`: of the partial results of one slot and column.
+PhaseWork combine_work(const MoeConfig& config, double tokens, double y_bytes = 4);
 double token_count(const MoeConfig& config, const RowCounts& rows);
 
 }  // namespace moejit::internal::gpu

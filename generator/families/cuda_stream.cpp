@@ -47,6 +47,10 @@ class CudaStream : public Family {
         {"tile_n", {1, 2, 4}, "8-token tiles of one unit of work"},
         {"stages", {6, 3, 4, 5, 8, 10, 12, 16}, "128-byte-wide stages of a warp's ring"},
         {"blocks", {2, 1, 3, 4}, "resident blocks of a unit"},
+        {"fused", {0, 1}, "both products in one persistent launch"},
+        {"down",
+         {0, 1},
+         "1: where the tokens fit a unit, a block sums all experts of its rows of down"},
     };
   }
 
@@ -80,6 +84,15 @@ class CudaStream : public Family {
       return gpu::refuse(schedule, "tile_n",
                          "tile_m * tile_n must be at most 4, or accumulators and operands spill");
     }
+    for (const char* form : {"fused", "down"}) {
+      if (schedule.at(form) == 1 && (schedule.at("tile_n") > 1 || schedule.at("tile_m") > 1 ||
+                                     warps * blocks < 16 || blocks > 2)) {
+        return gpu::refuse(
+            schedule, form,
+            "pays only for the fewest tokens and in large blocks: must have tile_m = "
+            "tile_n = 1 and 16 warps on a unit in at most 2 blocks");
+      }
+    }
     // Bytes in flight are what this family is for.
     const int64_t in_flight = blocks * warps * schedule.at("stages") * schedule.at("tile_m") * 2048;
     if (in_flight < std::min<int64_t>(64 << 10, target.shared_bytes / 3)) {
@@ -99,6 +112,20 @@ class CudaStream : public Family {
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
+    // Up to 8 tokens a block sums all experts of its rows of down (docs/performance_gpu.md, 14).
+    if (tokens <= 8) {
+      Schedule whole{.family = name(),
+                     .params = {{"warps", 16},
+                                {"tile_m", 1},
+                                {"tile_n", 1},
+                                {"blocks", 1},
+                                {"fused", 0},
+                                {"down", 1}}};
+      for (int stages : {5, 4, 3}) {
+        whole.params["stages"] = stages;
+        if (!why_not(config, target, whole)) return whole;
+      }
+    }
     const Shape single = {4, 1, 1, 4}, few = {4, 2, 1, 3}, many = {8, 2, 2, 1},
                 small = {8, 1, 1, 1};
     const Shape order[] = {rows <= 1.5 ? single
@@ -113,7 +140,9 @@ class CudaStream : public Family {
       schedule.params = {{"warps", shape.warps},
                          {"tile_m", shape.tile_m},
                          {"tile_n", shape.tile_n},
-                         {"blocks", shape.blocks}};
+                         {"blocks", shape.blocks},
+                         {"fused", 0},
+                         {"down", 0}};
       for (int stages : {16, 12, 10, 8, 6, 5, 4, 3}) {
         schedule.params["stages"] = stages;
         if (!why_not(config, target, schedule)) return schedule;
@@ -176,6 +205,10 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
     down.latency_s = std::ceil(chunks * tiles2 / (static_cast<double>(target.num_units) * warps)) *
                      std::ceil(listed / 32) * kTrip;
   }
+  // Measured on an H200: partial results by way of y, a counter and the last block's combine cost 3
+  // us; so do clearing the counters and meeting once, which the rings that run on do not win back.
+  if (schedule.at("down") == 0 || tokens > static_cast<double>(unit_tokens)) down.latency_s += 3e-6;
+  if (schedule.at("fused") == 1) down.latency_s += 2e-6;
   return {gate_up, down};
 }
 
@@ -183,17 +216,30 @@ KernelSource CudaStream::emit(const MoeConfig& config, const Target& target,
                               const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
   const std::vector<WorkspaceRegion> workspace = {
-      {.name = "counters", .fixed_bytes = 4 * down_tiles(config, schedule)},
+      // Of the row tiles of down, and three of the fused launch.
+      {.name = "counters", .fixed_bytes = 4 * (down_tiles(config, schedule) + 3)},
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)},
       {.name = "y", .bytes_per_token = slots * config.hidden_size * 4},
   };
-  KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/stream.h");
+  const bool fused = schedule.at("fused") == 1;
+  KernelSource source = gpu::make_source(config, target, schedule, workspace,
+                                         fused ? "kernels/stream_fused.h" : "kernels/stream.h");
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
   entry.threads = schedule.at("warps") * 32;
   entry.shared_bytes = static_cast<int32_t>(shared_bytes(config, schedule));
   entry.dependent_launch = true;
   source.entries.push_back(gpu::route_entry(config));
+  if (fused) {
+    Entry clear;
+    clear.name = "moe_stream_clear";
+    clear.threads = 256;
+    clear.dependent_launch = true;
+    source.entries.push_back(clear);
+    entry.name = "moe_stream_fused";
+    source.entries.push_back(entry);
+    return source;
+  }
   entry.name = "moe_stream_gate_up";
   source.entries.push_back(entry);
   entry.name = "moe_stream_down";

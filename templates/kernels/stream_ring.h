@@ -326,14 +326,16 @@ struct Walk {
       while (chunk >= static_cast<int>(lds_u32(cum + (expert + 1) * 4))) ++expert;
     }
   }
-  MOEJIT_DEVICE void start(const StreamShared& s, const Plan& launch_plan, int row_tiles) {
+  // Share `share` of `shares`; beyond the last nothing.
+  MOEJIT_DEVICE void start(const StreamShared& s, const Plan& launch_plan, int row_tiles, u32 share,
+                           u32 shares) {
     cum = s.cum;
     owners = s.owners;
     plan = launch_plan;
     tiles = row_tiles;
     const i64 units = static_cast<i64>(plan.chunks) * row_tiles;
-    unit = static_cast<int>(units * block_id() / block_count());
-    end = static_cast<int>(units * (block_id() + 1) / block_count());
+    unit = share < shares ? static_cast<int>(units * share / shares) : 0;
+    end = share < shares ? static_cast<int>(units * (share + 1) / shares) : 0;
     expert = 0;
     if (unit >= end) return;
     chunk = kChunkMajor ? unit / tiles : unit % plan.chunks;
