@@ -60,10 +60,15 @@ def up_kernel(x, w, slots, block_expert, num_blocks, h, S, K: tl.constexpr, H: t
     gate = tl.zeros([BM, BN], tl.float32)
     up = tl.zeros([BM, BN], tl.float32)
     for begin in range(0, H, BK):
-        left = k < H - begin
-        at = tl.load(a, mask=real[:, None] & left[None, :], other=0.0)
-        g = tl.load(b, mask=inside & left[:, None], other=0.0)
-        u = tl.load(b + I * H, mask=inside & left[:, None], other=0.0)
+        if H % BK == 0 and I % BN == 0:  # decided at compile time: plain loads where nothing sticks out
+            at = tl.load(a, mask=real[:, None], other=0.0)
+            g = tl.load(b)
+            u = tl.load(b + I * H)
+        else:
+            left = k < H - begin
+            at = tl.load(a, mask=real[:, None] & left[None, :], other=0.0)
+            g = tl.load(b, mask=inside & left[:, None], other=0.0)
+            u = tl.load(b + I * H, mask=inside & left[:, None], other=0.0)
         gate = tl.dot(at, g, gate)
         up = tl.dot(at, u, up)
         a += BK
@@ -89,9 +94,13 @@ def down_kernel(h, w, slots, block_expert, num_blocks, weights, y, S, H: tl.cons
     inside = n[None, :] < H
     sum_ = tl.zeros([BM, BN], tl.float32)
     for begin in range(0, I, BK):
-        left = k < I - begin
-        at = tl.load(a, mask=real[:, None] & left[None, :], other=0.0)
-        bt = tl.load(b, mask=inside & left[:, None], other=0.0)
+        if I % BK == 0 and H % BN == 0:
+            at = tl.load(a, mask=real[:, None], other=0.0)
+            bt = tl.load(b)
+        else:
+            left = k < I - begin
+            at = tl.load(a, mask=real[:, None] & left[None, :], other=0.0)
+            bt = tl.load(b, mask=inside & left[:, None], other=0.0)
         sum_ = tl.dot(at, bt, sum_)
         a += BK
         b += BK
