@@ -318,7 +318,9 @@ MOEJIT_DEVICE void tile_mfma(const MoeArgs& a) {
       if (k + 1 < kStages) filler.load(k + 1);
       multiply<kGateUp>(stage, wave_m, wave_n, acc);
       if (k + 1 < kStages) {
-        if (kBuffers == 1) block_sync();
+        if constexpr (kBuffers == 1) {
+          block_sync();
+        }
         filler.store(base + (kBuffers == 2 ? (k + 1) % 2 * kStageBytes : 0));
       }
     }

@@ -122,5 +122,20 @@ TEST(SimMutation, Stream) {
   expect_found(run_mutants(layer(136, 72), "sm_90a", "cuda_stream", kHopper, 6, 515), 8);
 }
 
+// Waves of 64 over LDS, in the schedules with one buffer and with two. Of about ten calls one of
+// the plan and one of the router is redundant in every family, and two buffers do not have the
+// barrier of one.
+TEST(SimMutation, Mfma) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  const std::vector<std::string> calls = {"block_sync(", "warp_sync("};
+  for (const int32_t buffers : {1, 2}) {
+    expect_found(run_mutants(layer(320, 192), "gfx942", "hip_tile", calls, 100, 120,
+                             {{"buffers", buffers}, {"blocks", 1}}),
+                 7);
+  }
+  expect_found(run_mutants(layer(136, 72), "gfx942", "hip_stream", calls, 6, 60), 7);
+}
+
 }  // namespace
 }  // namespace moejit_test
