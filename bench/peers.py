@@ -151,10 +151,11 @@ class CudaClock:
         try:
             with torch.cuda.graph(graph):
                 out = call()
-            out.fill_(float("nan"))
-            graph.replay()
-            torch.cuda.synchronize()
-            right(out)
+            for _ in range(3):  # a count that the capture adds to is right once
+                out.fill_(float("nan"))
+                graph.replay()
+                torch.cuda.synchronize()
+                right(out)
             return graph.replay, "graph"
         except Exception:
             torch.cuda.synchronize()
