@@ -172,6 +172,42 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
                     .shared_bytes = 128,
                     .cluster = 2,
                     .out_words = 256});
+  // Two rounds through one slot, so that the second waits for the consumers of both blocks.
+  cases->push_back(
+      {.name = "tma_multicast",
+       .arch = "sm_90a",
+       .body = R"(
+MOEJIT_KERNEL_MAPS(k0, 64, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps maps) {
+  const u32 tile = (shared_base() + 1023u) & ~1023u, full = tile + 2048, empty = full + 8;
+  if (thread_id() == 0) { mbar_init(full, 1); mbar_init(empty, 2); fence_mbar_init(); }
+  cluster_sync();
+  const i32 first = static_cast<i32>(block_id() / 2 * 32);
+  if (warp_id() == 0) {
+    for (u32 i = 0; i < 2 && lane_id() == 0; ++i) {
+      mbar_wait(empty, i % 2 ^ 1);
+      mbar_arrive_expect_tx(full, 2048);
+      tma_load_3d_multicast(tile + cluster_rank() * 1024, &maps.map[0], 0,
+                            first + static_cast<i32>(i * 16 + cluster_rank() * 8), 0, full, 3,
+                            policy_evict_normal());
+    }
+  } else {
+    for (u32 i = 0; i < 2; ++i) {
+      mbar_wait(full, i % 2);
+      for (u32 w = lane_id(); w < 512; w += 32)
+        stg_u32(OUT + (block_id() * 2 + i) * 512 + w, lds_u32(tile + w * 4));
+      warp_sync();
+      if (lane_id() < 2) mbar_arrive_cluster(empty, lane_id());
+    }
+  }
+  cluster_sync();
+}
+)",
+       .blocks = 4,
+       .threads = 64,
+       .shared_bytes = 3200,
+       .cluster = 2,
+       .out_words = 4096,
+       .maps = {{.base = TensorMapSpec::Base::kW13, .dims = {64, 256, 1}, .box = {64, 8, 1}}}});
 }
 
 }  // namespace moejit_conformance
