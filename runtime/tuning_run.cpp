@@ -170,11 +170,12 @@ class Tuning {
   bool progress(TuneStage stage, TuneProgress p) {
     if (!request_.progress) return true;
     p.stage = stage;
-    if (place_ < todo_.size()) {
-      p.tokens = tokens();
-      p.layer = static_cast<int32_t>(item().layer);
+    if (!todo_.empty()) {
+      const TuneItem& at = items_[todo_[std::min(place_, todo_.size() - 1)]];
+      p.tokens = at.tokens;
+      p.layer = static_cast<int32_t>(at.layer);
     }
-    p.bucket = static_cast<int32_t>(place_);
+    p.bucket = static_cast<int32_t>(std::min(place_, todo_.empty() ? 0 : todo_.size() - 1));
     p.num_buckets = static_cast<int32_t>(todo_.size());
     p.num_layers = static_cast<int32_t>(layers_.size());
     p.elapsed_s = elapsed();
@@ -259,7 +260,7 @@ class Tuning {
   SessionOptions session_options(const MeasurementKey& key, const std::optional<Selection>& kept,
                                  const std::string& generator) {
     SessionOptions options;
-    options.max_candidates = std::max(request_.max_candidates, 0);
+    if (request_.max_candidates > 0) options.max_candidates = request_.max_candidates;
     options.exhaustive = request_.exhaustive;
     options.jobs = compile_jobs(request_.jobs);
     if (deadline_) {

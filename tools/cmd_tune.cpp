@@ -138,7 +138,7 @@ class Tune : public Command {
                   "Stop measuring after 60s, 5m, 1h; default: no limit");
     options.value("-j,--jobs", "N", &request_.jobs, "Compile threads; 0: every core");
     options.value("--max-candidates", "N", &request_.max_candidates,
-                  "Schedules to measure for each token count; 0: a tenth of them all, 5 to 14");
+                  "Schedules to measure for each token count; 0: 14");
     options.flag("--exhaustive", &request_.exhaustive, "Measure every legal schedule");
     options.flag("--force", &request_.force, "Measure again what the cache knows");
     options.flag("--compile-only", &compile_only_,

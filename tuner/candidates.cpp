@@ -92,10 +92,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
   const Family* first = find_family(ranked.front().schedule.family);
   chooser.add(first->default_schedule(problem.config, problem.target, problem.tokens), true, false);
   for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
-  const size_t tenth = std::clamp<size_t>((ranked.size() + 9) / 10, 5, 14);
-  const size_t limit = options.exhaustive            ? ranked.size()
-                       : options.max_candidates <= 0 ? tenth
-                                                     : static_cast<size_t>(options.max_candidates);
+  const size_t limit =
+      options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
   // Explorers that the model does not choose: its blind spots show when one of them wins.
   const size_t explorers = options.exhaustive || limit < 4 ? 0 : limit < 8 ? 1 : 2;
   // The model's best, then its best of each family in turn, then of each kind: its error is larger

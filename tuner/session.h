@@ -35,7 +35,7 @@ struct KnownTrial {
 };
 
 struct SessionOptions {
-  int max_candidates = 14;  // 0: a tenth of the legal space, at least 5, at most 14
+  int max_candidates = 14;
   bool exhaustive = false;
   int jobs = 1;                 // compile threads
   std::vector<Schedule> seeds;  // incumbent first, then winners of neighbouring buckets

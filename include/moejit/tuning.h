@@ -63,7 +63,7 @@ struct TuneRequest {
   double budget_s = 0;
   int32_t jobs = 0;            // compile threads; 0: all cores
   int32_t num_threads = 0;     // as Options
-  int32_t max_candidates = 0;  // measured per bucket; 0: a tenth of the space, 5 to 14
+  int32_t max_candidates = 0;  // measured per bucket; 0: the default of 14
   bool exhaustive = false;     // measure every legal schedule
   bool force = false;          // measure again what is cached
   std::string cache_path;
