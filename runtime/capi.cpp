@@ -29,15 +29,15 @@ using moejit::internal::guarded;
 using moejit::internal::last_error;
 using moejit::internal::null;
 
-// Copies the caller's struct, whatever the version of his header. ABI 1 is the first, so no struct
-// may be smaller than today's.
+// Copies the caller's struct, whatever the version of his header: fields behind his struct_size are
+// 0. `least` is the size that the struct had at first.
 template <typename T>
-Status read_struct(const char* name, const T* given, T* out) {
+Status read_struct(const char* name, const T* given, T* out, size_t least = sizeof(T)) {
   if (given == nullptr) return null(name);
   const uint32_t size = given->struct_size;
   const auto field = [&] { return std::string(name) + "->struct_size = " + std::to_string(size); };
-  if (size < sizeof(T)) {
-    return invalid_argument(field() + ": must be at least " + std::to_string(sizeof(T)) +
+  if (size < least) {
+    return invalid_argument(field() + ": must be at least " + std::to_string(least) +
                             "; call its init function");
   }
   constexpr uint32_t kAbsurd = 1 << 16;  // not a size: an uninitialised struct
@@ -50,7 +50,8 @@ Status read_struct(const char* name, const T* given, T* out) {
                         " is set, a field that this version of the library does not know");
     }
   }
-  std::memcpy(out, given, sizeof(T));
+  std::memset(static_cast<void*>(out), 0, sizeof(T));
+  std::memcpy(static_cast<void*>(out), given, std::min<size_t>(size, sizeof(T)));
   return Status();
 }
 
@@ -136,7 +137,7 @@ Status give(moejit::Result<moejit::MoeConfig> config, moejit_config** out) {
 Status read_options(const moejit_options* given, moejit::Options* out) {
   if (given == nullptr) return Status();
   moejit_options o;
-  MOEJIT_RETURN_IF_ERROR(read_struct("options", given, &o));
+  MOEJIT_RETURN_IF_ERROR(read_struct("options", given, &o, offsetof(moejit_options, stream)));
   if (o.policy < MOEJIT_POLICY_CACHED || o.policy > MOEJIT_POLICY_FROZEN) {
     return invalid_argument("policy = " + std::to_string(o.policy) +
                             ": must be an enum value between 0 and 2");

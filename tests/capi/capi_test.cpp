@@ -64,13 +64,34 @@ TEST(CApi, LayoutIsThatOfAbi1) {
   EXPECT_EQ(offsetof(moejit_config_desc, swiglu_alpha), 56u);
   EXPECT_EQ(offsetof(moejit_config_desc, router_scoring), 72u);
   EXPECT_EQ(offsetof(moejit_config_desc, router_scaling_factor), 96u);
-  EXPECT_EQ(sizeof(moejit_options), 64u);
+  EXPECT_EQ(sizeof(moejit_options), 72u);
+  EXPECT_EQ(offsetof(moejit_options, stream), 64u);  // appended: 64 bytes are still taken
   EXPECT_EQ(offsetof(moejit_options, device), 8u);
   EXPECT_EQ(offsetof(moejit_options, num_threads), 56u);
   EXPECT_EQ(sizeof(moejit_launch_args), 96u);
   EXPECT_EQ(offsetof(moejit_launch_args, workspace_size), 88u);
   EXPECT_EQ(sizeof(moejit_routed_launch_args), 112u);
   EXPECT_EQ(offsetof(moejit_routed_launch_args, workspace_size), 104u);
+}
+
+// A caller whose header ended before `stream`.
+TEST(CApi, AnOlderOptionsStructIsFilledUp) {
+  moejit_config* config = nullptr;
+  ASSERT_EQ(moejit_config_from_preset("mixtral-8x7b", &config), MOEJIT_OK);
+  moejit_options options;
+  std::memset(&options, 0xee, sizeof options);  // what lies behind the older struct
+  moejit_options_init(&options, offsetof(moejit_options, stream));
+  options.device = "cuda:4096";
+  moejit_kernel* kernel = nullptr;
+  const moejit_status status = moejit_get_kernel(config, &options, &kernel);
+  EXPECT_NE(status, MOEJIT_OK);
+  EXPECT_EQ(std::string(moejit_last_error()).find("struct_size"), std::string::npos)
+      << moejit_last_error();
+  options.struct_size -= 8;
+  EXPECT_EQ(moejit_get_kernel(config, &options, &kernel), MOEJIT_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(moejit_last_error()).find("must be at least 64"), std::string::npos)
+      << moejit_last_error();
+  moejit_config_destroy(config);
 }
 
 TEST(CApi, NumbersAreThoseOfTheCppInterface) {
