@@ -28,7 +28,6 @@ constexpr bool kRenormalize = false;
 constexpr double kScalingFactor = 1.0;
 
 constexpr int kSched_column_block = 128;
-constexpr int kSched_prefetch = 3;
 constexpr int kSched_stream_ahead = 4;
 constexpr int kSched_row_block = 64;
 constexpr int kSched_token_block = 60;
@@ -37,6 +36,7 @@ constexpr int kSched_token_block = 60;
 constexpr int kDownChunk = 768;
 constexpr int kMaxWorkers = 2;
 constexpr long long kScratchElements = 0;  // of one worker
+constexpr long long kPanelElements = 16 * 2048;
 
 constexpr int kRegion_plan = 0;
 constexpr int kRegion_units = 1;
@@ -46,6 +46,7 @@ constexpr int kRegion_x = 4;
 constexpr int kRegion_h = 5;
 constexpr int kRegion_acc = 6;
 constexpr int kRegion_scratch = 7;
+constexpr int kRegion_panels = 8;
 static inline long long workspace_offset(int index, long long tokens) {
   return (long long)index * (tokens << 24);
 }

@@ -67,6 +67,15 @@ int64_t scratch_bytes(const MoeConfig& config, const Schedule& schedule) {
   return std::max(gate_up, down);
 }
 
+// Bytes of one packed panel: 16 (8) rows of weights along K, as the kernel multiplies them.
+int64_t panel_bytes(const MoeConfig& config, const Target& target, const Schedule& schedule) {
+  const Shape s = shape_of(config, target);
+  const int64_t down =
+      std::min<int64_t>(config.intermediate_size, down_chunk(config, target, schedule));
+  const int64_t bytes = s.lanes * s.element * std::max<int64_t>(config.hidden_size, down);
+  return ceil_div(bytes, 64) * 64;
+}
+
 std::vector<WorkspaceRegion> workspace(const MoeConfig& config, const Target& target,
                                        const Schedule& schedule) {
   const Shape s = shape_of(config, target);
@@ -87,20 +96,24 @@ std::vector<WorkspaceRegion> workspace(const MoeConfig& config, const Target& ta
       {.name = "h", .bytes_per_token = pairs * padded_bytes(config.intermediate_size, s.element)},
       {.name = "acc", .bytes_per_token = max_workers(target) * schedule.at("column_block") * 4},
       {.name = "scratch", .fixed_bytes = max_workers(target) * scratch_bytes(config, schedule)},
+      {.name = "panels",
+       .fixed_bytes = max_workers(target) * 2 * panel_bytes(config, target, schedule)},
   };
 }
 
 // Dot units' work for `rows` tokens by `weight_rows` rows of length `k`, in flops of a kernel that
-// keeps them busy: small tiles are bound by loads, and every tile ends in horizontal sums.
+// keeps them busy: small tiles are bound by loads, every tile ends in horizontal sums, and from a
+// dozen tokens on weights are packed once for all tiles.
 double tile_flops(const Shape& s, int64_t rows, double weight_rows, int64_t k) {
   if (rows == 0) return 0;
   const int64_t passes = ceil_div(rows, s.tile_tokens);
-  const double c = static_cast<double>(rows) / static_cast<double>(passes);
+  const double tiles = static_cast<double>(passes);
+  const double c = static_cast<double>(rows) / tiles;
   const double steps = static_cast<double>(ceil_div(k, s.step));
-  constexpr double kEpilogue = 40;  // cycles, most of them shuffles
-  const double cycles = steps * std::max(4 * c, 4 + c) + kEpilogue;
-  const double tiles = static_cast<double>(passes) * weight_rows / 4;
-  return tiles * cycles * static_cast<double>(2 * s.step);
+  constexpr double kEpilogue = 16, kLoop = 0.5, kPackLine = 1;  // cycles
+  const double packing = rows > 2 * s.tile_tokens ? 4 * steps * kPackLine : 0;
+  const double cycles = tiles * (steps * (std::max(4 * c, 4 + c) + kLoop) + kEpilogue) + packing;
+  return weight_rows / 4 * cycles * static_cast<double>(2 * s.step);
 }
 
 class CpuMoe : public Family {
@@ -108,15 +121,16 @@ class CpuMoe : public Family {
   const char* name() const override { return "cpu_moe"; }
   BackendKind backend() const override { return BackendKind::kCpu; }
   const char* help() const override {
-    return "CPU: weights in place, dot products along K in 4x6 register tiles, per-column sums";
+    return "CPU: weights in place, panels of 16 rows packed beside the products, per-column sums";
   }
 
   std::vector<Param> params() const override {
     return {
         {"row_block", {64, 16, 128, 384}, "elements of I of one gate/up task"},
         {"column_block", {512, 32, 128, 1024}, "columns of out of one down task"},
-        {"token_block", {60, 30, 90}, "most rows of one expert that share a pass over its weights"},
-        {"prefetch", {3, 1}, "how many tiles ahead weights are prefetched into the L2"},
+        {"token_block",
+         {60, 120, 30},
+         "most rows of one expert that share a pass over its weights"},
         {"stream_ahead", {4}, "KiB of weights on the way to each worker while few tokens stream"},
     };
   }
@@ -156,21 +170,17 @@ class CpuMoe : public Family {
                                         std::to_string(target.num_units) +
                                         " workers: a task owns its columns");
     }
-    if (schedule.at("prefetch") * 4 >= std::min(column_block, row_block * (config.gated ? 2 : 1))) {
-      return refuse("prefetch", "must reach less than one task ahead");
-    }
     return std::nullopt;
   }
 
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const Shape s = shape_of(config, target);
-    Schedule schedule{
-        .family = name(),
-        .params = {{"row_block", 16}, {"column_block", 32}, {"prefetch", 3}, {"stream_ahead", 4}}};
-    // The block's rows of x keep to half of the L2.
-    const bool fits = 60 * padded_bytes(config.hidden_size, s.element) <= target.l2_bytes * 5 / 8;
-    schedule.params["token_block"] = fits ? 60 : 30;
+    Schedule schedule{.family = name(),
+                      .params = {{"row_block", 16}, {"column_block", 32}, {"stream_ahead", 4}}};
+    // The more rows share a packed panel, the better, while the block's rows of x keep to the L2.
+    const int64_t row_bytes = padded_bytes(config.hidden_size, s.element);
+    schedule.params["token_block"] = 120 * row_bytes <= target.l2_bytes * 5 / 8 ? 120 : 60;
     // Long runs of rows stream best, but every worker should get several tasks, however few experts
     // the tokens touch; where arithmetic dominates, small tasks balance better.
     const int64_t experts =
@@ -229,7 +239,7 @@ std::vector<PhaseWork> CpuMoe::work(const MoeConfig& config, const Target& targe
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t part = count * (b + 1) / blocks - count * b / blocks;
       gate_up.dot_flops += tile_flops(s, part, static_cast<double>(config.w13_rows()), H);
-      const bool whole = part * I <= token_block * chunk;
+      const bool whole = part <= 2 * s.tile_tokens;  // not packed, not cut
       for (int64_t k = 0; k < I; k += whole ? I : chunk) {
         down.dot_flops +=
             tile_flops(s, part, static_cast<double>(H), whole ? I : std::min(chunk, I - k));
@@ -252,10 +262,6 @@ std::vector<PhaseWork> CpuMoe::work(const MoeConfig& config, const Target& targe
     gate_up.vector_flops += 4.0 * static_cast<double>(units) * w13_bytes / element;
     down.vector_flops += 4.0 * static_cast<double>(units) * w2_bytes / element;
   }
-  // Measured: with less than about 8 KiB a worker on the way, DRAM latency shows.
-  const double ahead = static_cast<double>(4 * schedule.at("prefetch")) * element;
-  if (ahead * static_cast<double>(H) < 8192) gate_up.bytes *= 1.08;
-  if (ahead * static_cast<double>(I) < 8192) down.bytes *= 1.08;
   const auto share = [&](int64_t tasks) {
     const int64_t workers = std::max(target.num_units, 1);
     if (tasks == 0) return 1.0;
@@ -272,7 +278,8 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
   source.name = "moe_" + short_name(config) + ".cc";
   source.arch = target.arch;
   source.language = "c++";
-  source.options = {"-Wno-unused-const-variable"};  // of the constants, no kernel needs all
+  source.options = {"-Wno-unused-const-variable",  // of the constants, no kernel needs all
+                    "-disable-llvm-passes"};       // but those of backends/cpu/module/codegen.cpp
   source.workspace = workspace(config, target, schedule);
 
   const auto constant = [](const char* name, int64_t value) {
@@ -283,6 +290,8 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
       constant("kDownChunk", down_chunk(config, target, schedule)) +
       constant("kMaxWorkers", max_workers(target)) +
       constant("kScratchElements", scratch_bytes(config, schedule) / size_of(config.dtype)) +
+      constant("kPanelElements",
+               panel_bytes(config, target, schedule) / shape_of(config, target).element) +
       "}  // namespace moejit_cfg\n" + emit_workspace(source.workspace) +
       expand_template("cpu/moe.h");
 

@@ -4,7 +4,6 @@
 // workers. Every task costs the same, however the routing is skewed.
 #pragma once
 #include "plan.h"
-#include "stream.h"
 #include "tile.h"
 #include "weights.h"
 
@@ -12,122 +11,49 @@ namespace moejit_cpu {
 
 constexpr int kColumnBlocks = (kHiddenSize + kSched_column_block - 1) / kSched_column_block;
 
-// C tokens by four columns, over `length` elements of I.
-template <int C>
-static __attribute__((noinline)) void down_tile(const WElem* const* rows, const XElem* h,
-                                                i64 length, F4 bias, const int* tokens,
-                                                const float* weights, float* acc_out,
-                                                const Ahead& ahead, int pass, int passes) {
-  Acc<C> acc;
-  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
-    MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc.v[r][c] = F{};
-  }
-  const XElem* hs[C];
-  MOEJIT_UNROLL for (int c = 0; c < C; ++c) hs[c] = h + c * kHStride;
-  const WElem* w[kTileRows];
-  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) w[r] = rows[r];
-  multiply<C>(w, hs, length, ahead, pass, passes, acc);
-
-  F8 sums[groups_of(C)];
-  reduce<C>(acc, sums);
-  MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-    const F8 v = by_token(sums[g]);
-    MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
-      const int c = 2 * g + j;
-      if (c >= C) break;
-      F4 y = j == 0 ? __builtin_shufflevector(v, v, 0, 1, 2, 3)
-                    : __builtin_shufflevector(v, v, 4, 5, 6, 7);
-      if constexpr (kBias) y += bias;
-      if constexpr (!kWeightOnInput) y *= weights[c];
-      float* to = acc_out + (i64)tokens[c] * kSched_column_block;
-      store<F4>(to, load<F4>(to) + y);
-    }
-  }
-}
-
-static void down_rows(const Workspace& ws, const Unit& unit, const WElem* const* rows, i64 k,
-                      i64 length, F4 bias, float* acc, const Ahead& ahead) {
-  const Tiling tiling = tiling_of(unit.count);
-  i64 place = unit.first;
-  for (int pass = 0; pass < tiling.passes; ++pass) {
-    const int count = tiling.size + (pass < tiling.larger);
-    const int* tokens = ws.tokens + place;
-    const float* weights = ws.weights + place;
-    const XElem* h = ws.h + place * kHStride + k;
-    switch (count) {
-#define MOEJIT_TILE(C)                                                                     \
-  case C:                                                                                  \
-    down_tile<C>(rows, h, length, bias, tokens, weights, acc, ahead, pass, tiling.passes); \
-    break
-      MOEJIT_TILE(1);
-      MOEJIT_TILE(2);
-      MOEJIT_TILE(3);
-#ifdef __AVX512F__
-      MOEJIT_TILE(4);
-      MOEJIT_TILE(5);
-      MOEJIT_TILE(6);
-#endif
-#undef MOEJIT_TILE
-    }
-    place += count;
-  }
-}
-
-// One unit's contribution to columns [begin, end), over elements [k, k + length) of I. `following`
-// is where the weights are that come next, or null.
-static void down_unit(const MoeArgs* args, const Workspace& ws, const Unit& unit, i64 begin,
-                      i64 end, i64 k, i64 length, const WElem* scratch, float* acc,
-                      const char* following, const char* next_h, i64 next_h_bytes) {
-  const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
-  constexpr i64 kRowBytes = (i64)kIntermediateSize * sizeof(WElem);
-  // The next unit's rows of h, a slice with every tile.
-  const i64 slice = next_h_bytes / ((end - begin) / kTileRows) / 64 * 64 + 64;
-  const char* h_end = next_h + next_h_bytes;
-  for (i64 n = begin; n < end; n += kTileRows) {
-    for (const char* stop = next_h + slice < h_end ? next_h + slice : h_end; next_h < stop;
-         next_h += 64) {
-      prefetch(next_h);
-    }
-    const WElem* rows[kTileRows];
-    // The tile kSched_prefetch on from here, in this block of columns or in what follows it.
-    const i64 to = n + kSched_prefetch * kTileRows;
-    Ahead ahead = {{}, kTransposed || (to >= end && !following) ? 0 : length * (i64)sizeof(WElem)};
-    const char* next = to < end ? (const char*)(expert + to * kIntermediateSize + k)
-                                : following + (to - end) * kRowBytes;
+// A panel's columns from n on, of one unit's tokens, to the sums of those tokens.
+static __attribute__((noinline)) void add_columns(const float* sums, const int* tokens,
+                                                  const float* weights, const WElem* bias, i64 n,
+                                                  int count, float* acc) {
+  F b = {};
+  if constexpr (kBias) {
     MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
-      rows[r] = kTransposed ? scratch + (n - begin + r) * scratch_stride(kIntermediateSize) + k
-                            : expert + (n + r) * kIntermediateSize + k;
-      ahead.row[r] = next + r * kRowBytes;
+      if (bias != nullptr && n + r < kHiddenSize) b[r] = E::to_f32<1>(bias + n + r)[0];
     }
-    F4 bias = {};
-    if constexpr (kBias) {
-      if (k == 0) bias = E::to_f32<4>((const WElem*)args->b2 + unit.expert * (i64)kHiddenSize + n);
-    }
-    down_rows(ws, unit, rows, k, length, bias, acc + (n - begin), ahead);
+  }
+  for (int c = 0; c < count; ++c) {
+    F y = load<F>(sums + c * kTileRows) + b;
+    if constexpr (!kWeightOnInput) y *= weights[c];
+    float* to = acc + (i64)tokens[c] * kSched_column_block;
+    store<F>(to, load<F>(to) + y);
   }
 }
 
-// The same for few tokens.
-template <int C>
+// One unit of few tokens: all of its columns.
+template <int C>  // 0: more than kStreamTokens
 static __attribute__((noinline)) void down_stream(const MoeArgs* args, const Workspace& ws,
                                                   const Unit& unit, i64 begin, i64 end,
                                                   const WElem* scratch, float* acc,
                                                   const char* following) {
-  alignas(64) float sums[C * kSched_column_block];
-  const XElem* hs[C];
-  MOEJIT_UNROLL for (int c = 0; c < C; ++c) hs[c] = ws.h + (unit.first + c) * kHStride;
-  const WElem* rows =
-      (const WElem*)args->w2 + (unit.expert * (i64)kHiddenSize + begin) * kIntermediateSize;
+  alignas(64) float sums[(C > 0 ? C : kDotTokens) * kSched_column_block];
+  const XElem* hs[kDotTokens];
+  for (int c = 0; c < unit.count; ++c) hs[c] = ws.h + (unit.first + c) * kHStride;
   const i64 width = end - begin;
+  const WElem* first =
+      (const WElem*)args->w2 + (unit.expert * (i64)kHiddenSize + begin) * kIntermediateSize;
+  Rows rows = {first, kIntermediateSize, kIntermediateSize, width,
+               following ? following : (const char*)first};
   if constexpr (kTransposed) {
-    dot_rows<C, kIntermediateSize>(scratch, scratch_stride(kIntermediateSize), width,
-                                   (const char*)scratch, hs, sums, kSched_column_block);
-  } else {
-    dot_rows<C, kIntermediateSize>(rows, kIntermediateSize, width,
-                                   following ? following : (const char*)rows, hs, sums,
-                                   kSched_column_block);
+    rows = {scratch, scratch_stride(kIntermediateSize), kIntermediateSize, width,
+            (const char*)scratch};
   }
-  for (int c = 0; c < C; ++c) {
+  if constexpr (C == 0) {
+    dot_fours(unit.count, rows, hs, sums, kSched_column_block);
+  } else {
+    dot_rows<C, kIntermediateSize>(rows.first, kTransposed ? rows.stride : (i64)kIntermediateSize,
+                                   width, rows.following, hs, sums, kSched_column_block);
+  }
+  for (int c = 0; c < unit.count; ++c) {
     float* to = acc + (i64)ws.tokens[unit.first + c] * kSched_column_block;
     const float weight = ws.weights[unit.first + c];
     for (i64 n = 0; n < width; n += 4) {
@@ -152,66 +78,138 @@ static void finish(const MoeArgs* args, const float* acc, i64 begin, i64 end) {
   }
 }
 
-static void down(const MoeArgs* args, const Workspace& ws, float* acc, WElem* scratch, int worker,
+// A place in the walk of a task: units, then pieces of I, then panels of columns.
+struct DownAt {
+  i64 unit, k, n, begin, end;
+};
+
+// Elements of I of one piece: a long I is cut so that a unit's rows of h stay in the L2.
+constexpr i64 kPiece = kDownChunk < kIntermediateSize ? (i64)kDownChunk : (i64)kIntermediateSize;
+
+// The place after `at`; unit < 0 at the end. `next_task` comes after this one.
+MOEJIT_INLINE DownAt after(const Workspace& ws, DownAt at, i64 next_task) {
+  at.n += kTileRows;
+  if (at.n < at.end) return at;
+  at.n = at.begin;
+  at.k += kPiece;
+  if (at.k < kIntermediateSize) return at;
+  at.k = 0;
+  if (++at.unit < ws.plan->num_units) return at;
+  at.unit = next_task < 0 ? -1 : 0;
+  at.n = at.begin = next_task * kSched_column_block;
+  at.end = at.n + kSched_column_block < kHiddenSize ? at.n + kSched_column_block : (i64)kHiddenSize;
+  return at;
+}
+
+// None for a unit of few tokens, which streams.
+MOEJIT_INLINE Panel down_panel(const MoeArgs* args, const Workspace& ws, const DownAt& at,
+                               const WElem* scratch, bool same_expert) {
+  if (at.unit < 0) return no_panel();
+  const Unit& unit = ws.units[at.unit];
+  if (unit.count <= kDotTokens) return no_panel();
+  const i64 length = at.k + kPiece < kIntermediateSize ? kPiece : kIntermediateSize - at.k;
+  if constexpr (kTransposed) {
+    constexpr i64 kStride = scratch_stride(kIntermediateSize);
+    if (!same_expert) return no_panel();
+    return panel_of(scratch + (at.n - at.begin) * kStride + at.k, kStride, length, at.end - at.n);
+  }
+  const WElem* expert = (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize;
+  return panel_of(expert + at.n * kIntermediateSize + at.k, kIntermediateSize, length,
+                  at.end - at.n);
+}
+
+// What a worker owns.
+struct DownMemory {
+  float* acc;
+  WElem* scratch;
+  PanelBuffers buffers;
+};
+
+// One unit of more tokens.
+static __attribute__((noinline)) void down_unit(const MoeArgs* args, const Workspace& ws,
+                                                DownMemory& own, DownAt at, i64 next_task) {
+  const i64 index = at.unit, begin = at.begin;
+  const Unit unit = ws.units[index];
+  const WElem* bias = kBias ? (const WElem*)args->b2 + unit.expert * (i64)kHiddenSize : nullptr;
+  // The next unit's rows of h come to the L2, a slice with every panel.
+  const char* next_h = (const char*)(ws.h + (unit.first + unit.count) * kHStride);
+  const i64 next_bytes = kPiece < kIntermediateSize || index + 1 >= ws.plan->num_units
+                             ? 0
+                             : ws.units[index + 1].count * kHStride * (i64)sizeof(XElem);
+  const char* h_end = next_h + next_bytes;
+  const i64 slice = next_bytes * kTileRows / (at.end - begin) / 64 * 64 + 64;
+
+  alignas(64) float sums[kSched_token_block * kTileRows];
+  const XElem* hs[kSched_token_block];
+  const auto panel_at = [&](const DownAt& place) {
+    const bool same =
+        place.unit >= 0 && place.begin == begin && ws.units[place.unit].expert == unit.expert;
+    return down_panel(args, ws, place, own.scratch, same);
+  };
+  DownAt next_at = after(ws, at, next_task);
+  Panel panel = panel_at(at), next = panel_at(next_at);
+  while (at.unit == index && at.begin == begin) {
+    if (at.n == begin) {
+      for (int c = 0; c < unit.count; ++c) hs[c] = ws.h + (unit.first + c) * kHStride + at.k;
+    }
+    for (const char* stop = next_h + slice < h_end ? next_h + slice : h_end; next_h < stop;
+         next_h += 64) {
+      prefetch(next_h);
+    }
+    const DownAt after_at = next_at.unit < 0 ? next_at : after(ws, next_at, next_task);
+    const Panel behind = panel_at(after_at);
+    multiply(own.buffers, panel, next, behind, hs, unit.count, sums);
+    add_columns(sums, ws.tokens + unit.first, ws.weights + unit.first, at.k == 0 ? bias : nullptr,
+                at.n, unit.count, own.acc + (at.n - begin));
+    at = next_at;
+    next_at = after_at;
+    panel = next;
+    next = behind;
+  }
+}
+
+static void down(const MoeArgs* args, const Workspace& ws, DownMemory own, int worker,
                  int workers) {
   const i64 tokens = args->num_tokens, units = ws.plan->num_units;
-  constexpr i64 kExpertBytes = (i64)kHiddenSize * kIntermediateSize * sizeof(WElem);
+  const WElem* w2 = (const WElem*)args->w2;
+  constexpr i64 kExpert = (i64)kHiddenSize * kIntermediateSize;
   TaskQueue queue(ws.plan->down, kColumnBlocks, worker, workers);
   for (i64 task = queue.take(); task >= 0; task = queue.take()) {
     const i64 next_task = queue.peek();
     const i64 begin = task * kSched_column_block;
     const i64 end =
         begin + kSched_column_block < kHiddenSize ? begin + kSched_column_block : (i64)kHiddenSize;
-    for (i64 n = 0; n < tokens * kSched_column_block; n += kLanes) store<F>(acc + n, F{});
+    for (i64 n = 0; n < tokens * kSched_column_block; n += kLanes) store<F>(own.acc + n, F{});
     for (i64 u = 0; u < units; ++u) {
       const Unit unit = ws.units[u];
-      // A long I is cut so that the unit's rows of h stay in the L2; a few rows fit whole.
-      const i64 chunk = unit.count <= stream_tokens<kIntermediateSize>() ||
-                                unit.count * (i64)kHStride <= (i64)kSched_token_block * kDownChunk
-                            ? (i64)kIntermediateSize
-                            : (i64)kDownChunk;
       if constexpr (kTransposed) {
         if (u == 0 || ws.units[u - 1].expert != unit.expert) {
-          unpack(
-              (const WElem*)args->w2 + unit.expert * (i64)kHiddenSize * kIntermediateSize + begin,
-              kHiddenSize, kIntermediateSize, (int)(end - begin), scratch,
-              scratch_stride(kIntermediateSize));
+          unpack(w2 + unit.expert * kExpert + begin, kHiddenSize, kIntermediateSize,
+                 (int)(end - begin), own.scratch, scratch_stride(kIntermediateSize));
+          own.buffers.packed = nullptr;
         }
       }
-      const char* next_h = (const char*)(ws.h + (unit.first + unit.count) * kHStride);
-      const i64 next_h_bytes = chunk < kIntermediateSize || u + 1 >= units
-                                   ? 0
-                                   : ws.units[u + 1].count * kHStride * (i64)sizeof(XElem);
-      for (i64 k = 0; k < kIntermediateSize; k += chunk) {
-        const i64 length = k + chunk < kIntermediateSize ? chunk : kIntermediateSize - k;
-        const char* following = nullptr;
-        if (k + chunk < kIntermediateSize) {
-          following = (const char*)args->w2 + unit.expert * kExpertBytes +
-                      (begin * kIntermediateSize + k + chunk) * (i64)sizeof(WElem);
-        } else if (u + 1 < units) {
-          following = (const char*)args->w2 + ws.units[u + 1].expert * kExpertBytes +
-                      begin * kIntermediateSize * (i64)sizeof(WElem);
-        } else if (next_task >= 0) {
-          following = (const char*)args->w2 + ws.units[0].expert * kExpertBytes +
-                      next_task * kSched_column_block * kIntermediateSize * (i64)sizeof(WElem);
-        }
-        switch (unit.count <= stream_tokens<kIntermediateSize>() ? unit.count : 0) {
-#define MOEJIT_STREAM(C)                                                 \
-  case C:                                                                \
-    down_stream<C>(args, ws, unit, begin, end, scratch, acc, following); \
-    break
-          MOEJIT_STREAM(1);
-          MOEJIT_STREAM(2);
-          MOEJIT_STREAM(3);
-          MOEJIT_STREAM(4);
-#undef MOEJIT_STREAM
-          default:
-            down_unit(args, ws, unit, begin, end, k, length, scratch, acc, following, next_h,
-                      next_h_bytes);
-        }
+      if (unit.count > kDotTokens) {
+        down_unit(args, ws, own, {u, 0, begin, begin, end}, next_task);
+        continue;
+      }
+      const WElem* following = nullptr;
+      if (u + 1 < units) {
+        following = w2 + ws.units[u + 1].expert * kExpert + begin * kIntermediateSize;
+      } else if (next_task >= 0) {
+        following =
+            w2 + ws.units[0].expert * kExpert + next_task * kSched_column_block * kIntermediateSize;
+      }
+      const char* then = (const char*)following;
+      if (unit.count == 1) {
+        down_stream<1>(args, ws, unit, begin, end, own.scratch, own.acc, then);
+      } else if (unit.count == 2) {
+        down_stream<2>(args, ws, unit, begin, end, own.scratch, own.acc, then);
+      } else {
+        down_stream<0>(args, ws, unit, begin, end, own.scratch, own.acc, then);
       }
     }
-    finish(args, acc, begin, end);
+    finish(args, own.acc, begin, end);
   }
 }
 

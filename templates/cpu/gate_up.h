@@ -2,7 +2,6 @@
 #pragma once
 #include "math.h"
 #include "plan.h"
-#include "stream.h"
 #include "tile.h"
 #include "weights.h"
 
@@ -10,110 +9,62 @@ namespace moejit_cpu {
 
 constexpr int kRowBlocks = (kIntermediateSize + kSched_row_block - 1) / kSched_row_block;
 
-// A tile of rows of one expert: where its weights are, and their biases.
-struct GateUpRows {
-  const WElem* w[kTileRows];
-  float bias[kTileRows];
-};
+constexpr i64 kXLines = ((i64)kHiddenSize * (i64)sizeof(XElem) + 63) / 64;
 
-// The first tile of block `i` of expert `e`, in place: only for prefetching.
-MOEJIT_INLINE void point_ahead(Ahead& ahead, const WElem* expert, i64 i) {
-  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
-    const i64 row = kGated ? w13_row(i + r % 2, r / 2) : i + r;
-    ahead.row[r] = (const char*)(expert + row * kHiddenSize);
-  }
+// A worker's buffers, with nothing in them.
+MOEJIT_INLINE PanelBuffers buffers_of(const Workspace& ws, int worker) {
+  XElem* first = ws.panels + 2 * worker * kPanelElements;
+  return {first, first + kPanelElements, nullptr, 0};
 }
 
-// One tile: C tokens by the rows of I at i; results go to h + token * kHStride + i.
-template <int C>
-static __attribute__((noinline)) void gate_up_tile(const GateUpRows& rows, const XElem* x,
-                                                   i64 x_stride, const int* tokens,
-                                                   const float* weights, XElem* h,
-                                                   const Ahead& ahead, int pass, int passes) {
-  Acc<C> acc;
-  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
-    MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc.v[r][c] = F{};
-  }
-  const XElem* xs[C];
-  MOEJIT_UNROLL for (int c = 0; c < C; ++c) xs[c] = x + tokens[c] * x_stride;
-  const WElem* w[kTileRows];
-  MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) w[r] = rows.w[r];
-  multiply<C>(w, xs, kHiddenSize, ahead, pass, passes, acc);
-
-  F8 sums[groups_of(C)];
-  reduce<C>(acc, sums);
-  if constexpr (kWeightOnInput) {
-    MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-      const float a = weights[2 * g], b = weights[2 * g + 1 < C ? 2 * g + 1 : 2 * g];
-      sums[g] *= F8{a, b, a, b, a, b, a, b};
-    }
-  }
-  if constexpr (kGated) {
-    // Rows 0 and 1 are gates, 2 and 3 ups: halves of every group; two groups fill a vector of each.
-    MOEJIT_UNROLL for (int q = 0; q < groups_of(C); q += 2) {
-      const F8 first = sums[q], second = sums[q + 1 < groups_of(C) ? q + 1 : q];
-      F8 g = __builtin_shufflevector(first, second, 0, 1, 2, 3, 8, 9, 10, 11);
-      F8 u = __builtin_shufflevector(first, second, 4, 5, 6, 7, 12, 13, 14, 15);
-      if constexpr (kBias) {
-        const float* b = rows.bias;
-        g += F8{b[0], b[0], b[1], b[1], b[0], b[0], b[1], b[1]};
-        u += F8{b[2], b[2], b[3], b[3], b[2], b[2], b[3], b[3]};
-      }
-      const F8 v = activate(g, u);
-      XElem pairs[8];  // two elements of I for each of four tokens
-      store_x<8>(pairs, __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7));
-      typedef XElem Pair __attribute__((vector_size(2 * sizeof(XElem))));
-      MOEJIT_UNROLL for (int j = 0; j < 4; ++j) {
-        const int c = 2 * q + j;
-        if (c < C) store<Pair>(h + c * kHStride, load<Pair>(pairs + 2 * j));
-      }
-    }
+// The rows of w13 of one expert that give the elements of I from i on.
+MOEJIT_INLINE Panel gate_up_panel(const WElem* expert, i64 i) {
+  constexpr i64 K = kHiddenSize;
+  if constexpr (!kGated) {
+    return panel_of(expert + i * K, K, K, kIntermediateSize - i);
   } else {
-    MOEJIT_UNROLL for (int g = 0; g < groups_of(C); ++g) {
-      F8 v = by_token(sums[g]);
-      if constexpr (kBias) {
-        const float* b = rows.bias;
-        v += F8{b[0], b[1], b[2], b[3], b[0], b[1], b[2], b[3]};
-      }
-      XElem quads[8];
-      store_x<8>(quads, activate(v, F8{}));
-      typedef XElem Quad __attribute__((vector_size(4 * sizeof(XElem))));
-      MOEJIT_UNROLL for (int j = 0; j < 2; ++j) {
-        const int c = 2 * g + j;
-        if (c < C) store<Quad>(h + c * kHStride, load<Quad>(quads + 4 * j));
-      }
-    }
+    const int last = (int)(i + kTileI < kIntermediateSize ? kTileI : kIntermediateSize - i) - 1;
+    return {{expert + w13_row(i, 0) * K, expert + w13_row(i, 1) * K},
+            kInterleaved ? 2 * K : K,
+            K,
+            {last, last}};
   }
 }
 
-// All rows of the unit by the tile of rows at i.
-static void gate_up_rows(const Workspace& ws, const Unit& unit, const GateUpRows& rows, i64 i,
-                         const Ahead& ahead) {
-  const Tiling tiling = tiling_of(unit.count);
-  const XElem* x = ws.plan->x;
-  const i64 x_stride = ws.plan->x_stride;
-  i64 place = unit.first;
-  for (int pass = 0; pass < tiling.passes; ++pass) {
-    const int count = tiling.size + (pass < tiling.larger);
-    const int* tokens = ws.tokens + place;
-    const float* weights = ws.weights + place;
-    XElem* h = ws.h + place * kHStride + i;
-    switch (count) {
-#define MOEJIT_TILE(C)                                                                  \
-  case C:                                                                               \
-    gate_up_tile<C>(rows, x, x_stride, tokens, weights, h, ahead, pass, tiling.passes); \
-    break
-      MOEJIT_TILE(1);
-      MOEJIT_TILE(2);
-      MOEJIT_TILE(3);
-#ifdef __AVX512F__
-      MOEJIT_TILE(4);
-      MOEJIT_TILE(5);
-      MOEJIT_TILE(6);
-#endif
-#undef MOEJIT_TILE
+// Results of a panel for `count` tokens to h + token * kHStride. What lies beyond I goes to the
+// padding of the rows of h.
+static __attribute__((noinline)) void gate_up_results(const float* sums, const float* weights,
+                                                      const WElem* bias, i64 i, int count,
+                                                      XElem* h) {
+  F b = {};
+  if constexpr (kBias) {
+    MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
+      const i64 element = i + (kGated ? r % kHalfRows : r);
+      const i64 row = w13_row(element, kGated ? r / kHalfRows : 0);
+      if (element < kIntermediateSize) b[r] = E::to_f32<1>(bias + row)[0];
     }
-    place += count;
+  }
+  for (int c = 0; c < count; ++c, h += kHStride) {
+    F v = load<F>(sums + c * kTileRows);
+    if constexpr (kWeightOnInput) v *= weights[c];
+    v += b;
+#ifdef __AVX512F__
+    const F8 low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const F8 high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    if constexpr (kGated) {
+      store_x<8>(h, activate(low, high));
+    } else {
+      store_x<8>(h, activate(low, F8{}));
+      store_x<8>(h + 8, activate(high, F8{}));
+    }
+#else
+    if constexpr (kGated) {
+      const F8 a = activate(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7));
+      store_x<4>(h, __builtin_shufflevector(a, a, 0, 1, 2, 3));
+    } else {
+      store_x<8>(h, activate(v, F8{}));
+    }
+#endif
   }
 }
 
@@ -140,18 +91,18 @@ MOEJIT_INLINE i64 scratch_row(i64 i, int part, i64 begin, i64 end) {
 
 // A whole task for few tokens: runs of rows in memory order, then the activation along I. `next` is
 // what to prefetch behind the last run.
-template <int C>
+template <int C>  // 0: more than kStreamTokens
 static __attribute__((noinline)) void gate_up_stream(const Workspace& ws, const Unit& unit,
                                                      const WElem* expert, const WElem* bias,
                                                      const WElem* scratch, i64 begin, i64 end,
                                                      const char* next) {
   constexpr i64 kRuns = kGated && !kInterleaved ? 2 : 1;
   constexpr i64 kRows = kSched_row_block * (kGated ? 2 : 1);
-  alignas(64) float sums[C * kRows];
+  alignas(64) float sums[(C > 0 ? C : kDotTokens) * kRows];
   const int* tokens = ws.tokens + unit.first;
   const float* weights = ws.weights + unit.first;
-  const XElem* xs[C];
-  MOEJIT_UNROLL for (int c = 0; c < C; ++c) xs[c] = ws.plan->x + tokens[c] * ws.plan->x_stride;
+  const XElem* xs[kDotTokens];
+  for (int c = 0; c < unit.count; ++c) xs[c] = ws.plan->x + tokens[c] * ws.plan->x_stride;
 
   const i64 width = end - begin, run = width * (kGated ? 2 : 1) / kRuns;
   const auto run_begin = [&](i64 j) {
@@ -162,17 +113,21 @@ static __attribute__((noinline)) void gate_up_stream(const Workspace& ws, const 
   for (i64 j = 0; j < kRuns; ++j) {
     const char* following =
         j + 1 < kRuns ? (const char*)(expert + run_begin(j + 1) * kHiddenSize) : next;
+    Rows rows = {expert + run_begin(j) * kHiddenSize, kHiddenSize, kHiddenSize, run, following};
     if constexpr (kTransposed) {
       constexpr i64 kStride = scratch_stride(kHiddenSize);
-      const WElem* rows = scratch + j * run * kStride;
-      dot_rows<C, kHiddenSize>(rows, kStride, run, (const char*)rows, xs, sums + j * run, kRows);
+      const WElem* first = scratch + j * run * kStride;
+      rows = {first, kStride, kHiddenSize, run, (const char*)first};
+    }
+    if constexpr (C == 0) {
+      dot_fours(unit.count, rows, xs, sums + j * run, kRows);
     } else {
-      dot_rows<C, kHiddenSize>(expert + run_begin(j) * kHiddenSize, kHiddenSize, run, following, xs,
-                               sums + j * run, kRows);
+      dot_rows<C, kHiddenSize>(rows.first, kTransposed ? rows.stride : (i64)kHiddenSize, run,
+                               rows.following, xs, sums + j * run, kRows);
     }
   }
 
-  for (int c = 0; c < C; ++c) {
+  for (int c = 0; c < unit.count; ++c) {
     const float* s = sums + c * kRows;
     XElem* h = ws.h + (unit.first + c) * kHStride + begin;
     for (i64 i = 0; i < width; i += 4) {
@@ -215,8 +170,8 @@ static __attribute__((noinline)) void gate_up_stream(const Workspace& ws, const 
   }
 }
 
-static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, int worker,
-                    int workers) {
+static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, PanelBuffers buffers,
+                    int worker, int workers) {
   const i64 tasks = ws.plan->num_units * kRowBlocks;
   const WElem* w13 = (const WElem*)args->w13;
   const WElem* b13 = (const WElem*)args->b13;
@@ -228,57 +183,69 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, in
     const i64 begin = task % kRowBlocks * kSched_row_block;
     const i64 end = begin + kSched_row_block < kIntermediateSize ? begin + kSched_row_block
                                                                  : (i64)kIntermediateSize;
+    const Unit next_unit = next_task < 0 ? Unit{0, 0, 0} : ws.units[next_task / kRowBlocks];
+    const i64 next_begin = next_task < 0 ? 0 : next_task % kRowBlocks * kSched_row_block;
     const WElem* expert = w13 + unit.expert * kExpert;
-    if constexpr (kTransposed) unpack_w13(expert, begin, end, scratch);
-    if (unit.count <= stream_tokens<kHiddenSize>()) {
-      const bool more = next_task >= 0;
-      const i64 next_row =
-          more ? w13_row(next_task % kRowBlocks * kSched_row_block, kGated && kUpFirst) : 0;
-      const char* next =
-          (const char*)(more ? w13 + ws.units[next_task / kRowBlocks].expert * kExpert +
-                                   next_row * kHiddenSize
-                             : expert);
-      const WElem* bias = kBias ? b13 + unit.expert * kW13Rows : nullptr;
-      switch (unit.count) {
-#define MOEJIT_STREAM(C)                                                  \
-  case C:                                                                 \
-    gate_up_stream<C>(ws, unit, expert, bias, scratch, begin, end, next); \
-    break
-        MOEJIT_STREAM(1);
-        MOEJIT_STREAM(2);
-        MOEJIT_STREAM(3);
-        MOEJIT_STREAM(4);
-#undef MOEJIT_STREAM
+    const WElem* next_expert = w13 + next_unit.expert * kExpert;
+    const WElem* bias = kBias ? b13 + unit.expert * kW13Rows : nullptr;
+    if constexpr (kTransposed) {
+      unpack_w13(expert, begin, end, scratch);
+      buffers.packed = nullptr;
+    }
+    if (unit.count <= kDotTokens) {
+      const WElem* next = next_expert + w13_row(next_begin, kGated && kUpFirst) * (i64)kHiddenSize;
+      const char* following = (const char*)(next_task < 0 ? expert : next);
+      if (unit.count == 1) {
+        gate_up_stream<1>(ws, unit, expert, bias, scratch, begin, end, following);
+      } else if (unit.count == 2) {
+        gate_up_stream<2>(ws, unit, expert, bias, scratch, begin, end, following);
+      } else {
+        gate_up_stream<0>(ws, unit, expert, bias, scratch, begin, end, following);
       }
       continue;
     }
-    for (i64 i = begin; i < end; i += kTileI) {
-      GateUpRows rows;
-      MOEJIT_UNROLL for (int r = 0; r < kTileRows; ++r) {
-        const i64 element = kGated ? i + r % 2 : i + r;
-        const int part = kGated ? r / 2 : 0;
-        const i64 row = w13_row(element, part);
-        rows.w[r] = kTransposed ? scratch + scratch_row(element, part, begin, end) *
-                                                scratch_stride(kHiddenSize)
-                                : expert + row * kHiddenSize;
-        if constexpr (kBias) rows.bias[r] = E::to_f32<1>(b13 + unit.expert * kW13Rows + row)[0];
-      }
-      Ahead ahead = {{}, 0};
-      if (!kTransposed && kSched_prefetch != 0) {
-        // The tile kSched_prefetch on from here, in this task or the next.
-        ahead.bytes = (i64)kHiddenSize * sizeof(WElem);
-        const i64 to = i + kSched_prefetch * kTileI;
-        if (to < end) {
-          point_ahead(ahead, expert, to);
-        } else if (next_task >= 0) {
-          const i64 next_begin = next_task % kRowBlocks * kSched_row_block;
-          point_ahead(ahead, w13 + ws.units[next_task / kRowBlocks].expert * kExpert,
-                      next_begin + (to - end));
-        } else {
-          ahead.bytes = 0;
+    const int* tokens = ws.tokens + unit.first;
+    const XElem* xs[kSched_token_block];
+    for (int c = 0; c < unit.count; ++c) xs[c] = ws.plan->x + tokens[c] * ws.plan->x_stride;
+    // The panel of the elements from i on, in this task or the next.
+    const auto panel_at = [&](i64 i) {
+      if constexpr (kTransposed) {
+        if (i >= end) return no_panel();
+        constexpr i64 kStride = scratch_stride(kHiddenSize);
+        if constexpr (!kGated) {
+          return panel_of(scratch + (i - begin) * kStride, kStride, kHiddenSize, end - i);
         }
+        const int last = (int)(i + kTileI < end ? kTileI : end - i) - 1;
+        return Panel{{scratch + scratch_row(i, 0, begin, end) * kStride,
+                      scratch + scratch_row(i, 1, begin, end) * kStride},
+                     kInterleaved ? 2 * kStride : kStride,
+                     kHiddenSize,
+                     {last, last}};
+      } else {
+        if (i < end) return gate_up_panel(expert, i);
+        const i64 to = next_begin + (i - end);
+        if (next_unit.count <= kDotTokens || to >= kIntermediateSize) return no_panel();
+        return gate_up_panel(next_expert, to);
       }
-      gate_up_rows(ws, unit, rows, i, ahead);
+    };
+    // The next unit's rows of x come to the L2, a slice with every panel.
+    const i64 next_lines =
+        next_unit.first == unit.first || next_task < 0 ? 0 : next_unit.count * kXLines;
+    const i64 slice = next_lines * kTileI / (end - begin) + 1;
+    i64 line = 0;
+    alignas(64) float sums[kSched_token_block * kTileRows];
+    Panel panel = panel_at(begin), next = panel_at(begin + kTileI);
+    for (i64 i = begin; i < end; i += kTileI) {
+      const Panel after = panel_at(i + 2 * kTileI);
+      for (const i64 stop = line + slice; line < next_lines && line < stop; ++line) {
+        const i64 row = ws.tokens[next_unit.first + line / kXLines] * ws.plan->x_stride;
+        prefetch((const char*)(ws.plan->x + row) + line % kXLines * 64);
+      }
+      multiply(buffers, panel, next, after, xs, unit.count, sums);
+      gate_up_results(sums, ws.weights + unit.first, bias, i, unit.count,
+                      ws.h + unit.first * kHStride + i);
+      panel = next;
+      next = after;
     }
   }
 }

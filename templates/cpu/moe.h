@@ -21,14 +21,17 @@ extern "C" __attribute__((visibility("default"))) void moe_gate_up(const moejit_
                                                                    int worker, int workers) {
   if (worker >= moejit_cfg::kMaxWorkers) return;
   const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
-  moejit_cpu::gate_up(args, ws, ws.scratch + worker * moejit_cfg::kScratchElements, worker,
-                      workers);
+  moejit_cpu::gate_up(args, ws, ws.scratch + worker * moejit_cfg::kScratchElements,
+                      moejit_cpu::buffers_of(ws, worker), worker, workers);
 }
 
 extern "C" __attribute__((visibility("default"))) void moe_down(const moejit_abi::MoeArgs* args,
                                                                 int worker, int workers) {
   if (worker >= moejit_cfg::kMaxWorkers) return;
   const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
-  moejit_cpu::down(args, ws, ws.acc + worker * args->num_tokens * moejit_cfg::kSched_column_block,
-                   ws.scratch + worker * moejit_cfg::kScratchElements, worker, workers);
+  moejit_cpu::down(
+      args, ws,
+      {ws.acc + worker * args->num_tokens * moejit_cfg::kSched_column_block,
+       ws.scratch + worker * moejit_cfg::kScratchElements, moejit_cpu::buffers_of(ws, worker)},
+      worker, workers);
 }

@@ -72,6 +72,7 @@ struct Workspace {
   XElem* h;        // [pairs, padded I]
   float* acc;      // [workers, T, kSched_column_block]
   WElem* scratch;  // [workers, ...] rows unpacked from a transposed layout
+  XElem* panels;   // [workers, 2, kPanelElements]
 };
 
 MOEJIT_INLINE void* region(const MoeArgs* args, int index) {
@@ -79,10 +80,11 @@ MOEJIT_INLINE void* region(const MoeArgs* args, int index) {
 }
 
 MOEJIT_INLINE Workspace workspace_of(const MoeArgs* args) {
-  return {(Plan*)region(args, kRegion_plan),  (Unit*)region(args, kRegion_units),
-          (int*)region(args, kRegion_tokens), (float*)region(args, kRegion_weights),
-          (XElem*)region(args, kRegion_x),    (XElem*)region(args, kRegion_h),
-          (float*)region(args, kRegion_acc),  (WElem*)region(args, kRegion_scratch)};
+  return {(Plan*)region(args, kRegion_plan),   (Unit*)region(args, kRegion_units),
+          (int*)region(args, kRegion_tokens),  (float*)region(args, kRegion_weights),
+          (XElem*)region(args, kRegion_x),     (XElem*)region(args, kRegion_h),
+          (float*)region(args, kRegion_acc),   (WElem*)region(args, kRegion_scratch),
+          (XElem*)region(args, kRegion_panels)};
 }
 
 // x can be used where it lies if its rows can be read a step at a time as they are. For a few

@@ -5,6 +5,7 @@
 #endif
 
 #define MOEJIT_INLINE static inline __attribute__((always_inline))
+#define MOEJIT_INLINE_MEMBER inline __attribute__((always_inline))
 #define MOEJIT_UNROLL _Pragma("clang loop unroll(full)")
 
 namespace moejit_cpu {
@@ -16,17 +17,17 @@ typedef unsigned short u16;
 
 #ifdef __AVX512F__
 constexpr int kLanes = 16;      // f32 of one vector
-constexpr int kTileTokens = 6;  // 4 x 6 accumulators, 6 of x, 1 of weights: 31 of 32 registers
+constexpr int kTileTokens = 6;  // 4 x 6 accumulators, 4 of weights, 1 of x: 29 of 32 registers
 #else
 constexpr int kLanes = 8;
 constexpr int kTileTokens = 3;  // 4 x 3 accumulators, 3 of x, 1 of weights: all 16 registers
 #endif
-constexpr int kTileRows = 4;  // divides every H and I with 16-byte rows, so rows have no tail
 
 typedef float F __attribute__((vector_size(4 * kLanes)));
 typedef u32 U __attribute__((vector_size(4 * kLanes)));
 typedef float F8 __attribute__((vector_size(32)));
 typedef float F4 __attribute__((vector_size(16)));
+typedef i64 L __attribute__((vector_size(4 * kLanes)));
 
 template <typename V>
 struct __attribute__((packed, may_alias)) Unaligned {
@@ -121,9 +122,19 @@ MOEJIT_INLINE I16 load_words(const void* p, int n) {
 }
 #endif
 
+// 16 bytes in every 128-bit part of a vector.
+MOEJIT_INLINE F repeat(F4 v) {
+#ifdef __AVX512F__
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+#else
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3, 0, 1, 2, 3);
+#endif
+}
+
 // What one step along K multiplies. Where the target has a bf16 dot product and the layer is bf16,
 // both operands stay bf16 and a step is 32 elements; elsewhere weights become f32 when they are
-// loaded, x and h are kept as f32, and a step is kLanes elements.
+// loaded, x and h are kept as f32, and a step is kLanes elements. `spread` and `packed` are for
+// tiles (tile.h): 16 bytes of x in every 128-bit part, and a vector of a packed panel.
 #ifdef __AVX512BF16__
 constexpr bool kNativeDot = kDType == 1;
 #else
@@ -136,6 +147,13 @@ struct Operand {
   static constexpr int kStep = kLanes;
   static inline __attribute__((always_inline)) F w(const WElem* p) { return E::to_f32<kLanes>(p); }
   static inline __attribute__((always_inline)) F x(const X* p) { return load<F>(p); }
+  static inline __attribute__((always_inline)) F spread(const X* p) { return repeat(load<F4>(p)); }
+  static inline __attribute__((always_inline)) F packed(const X* p) { return load<F>(p); }
+  // As packed: a vector of one row of weights, and one quad.
+  static inline __attribute__((always_inline)) F w_quads(const WElem* p) { return w(p); }
+  static inline __attribute__((always_inline)) void store_quad(X* to, const WElem* p) {
+    store<F4>(to, E::to_f32<4>(p));
+  }
   // `n` elements, a multiple of 16 bytes of the caller's dtype, fewer than a step; the rest 0.
   static inline __attribute__((always_inline)) F w_tail(const WElem* p, int n) {
     F v = {};
@@ -173,6 +191,14 @@ struct Operand<true> {
   static constexpr int kStep = 32;
   static inline __attribute__((always_inline)) B w(const WElem* p) { return load<B>(p); }
   static inline __attribute__((always_inline)) B x(const X* p) { return load<B>(p); }
+  static inline __attribute__((always_inline)) B spread(const X* p) {
+    return (B)repeat(load<F4>(p));
+  }
+  static inline __attribute__((always_inline)) B packed(const X* p) { return load<B>(p); }
+  static inline __attribute__((always_inline)) B w_quads(const WElem* p) { return w(p); }
+  static inline __attribute__((always_inline)) void store_quad(X* to, const WElem* p) {
+    store<F4>(to, load<F4>(p));
+  }
   static inline __attribute__((always_inline)) B w_tail(const WElem* p, int n) {
     return (B)load_words(p, n / 2);
   }
@@ -199,9 +225,58 @@ MOEJIT_INLINE void store_x(XElem* p, V v) {
   }
 }
 
+// To the L2: what streams by would push the work at hand out of the L1.
+MOEJIT_INLINE void prefetch(const char* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
+// The lower (`part` 0) or upper pairs of every 128-bit part, those of `a` and `b` in turn.
+template <int part>
+MOEJIT_INLINE F interleave(F a, F b) {
+#ifdef __AVX512F__
+  if constexpr (part == 0) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  } else {
+    return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15,
+                                   31);
+  }
+#else
+  if constexpr (part == 0) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+  } else {
+    return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#endif
+}
+
+// The sums of each vector's 128-bit parts, those of the first parts first: lane 4 * part + vector.
+MOEJIT_INLINE F sum_quads(F a, F b, F c, F d) {
+  typedef double D __attribute__((vector_size(4 * kLanes)));
+  const D ab = (D)(interleave<0>(a, b) + interleave<1>(a, b));
+  const D cd = (D)(interleave<0>(c, d) + interleave<1>(c, d));
+#ifdef __AVX512F__
+  return (F)__builtin_shufflevector(ab, cd, 0, 8, 2, 10, 4, 12, 6, 14) +
+         (F)__builtin_shufflevector(ab, cd, 1, 9, 3, 11, 5, 13, 7, 15);
+#else
+  return (F)__builtin_shufflevector(ab, cd, 0, 4, 2, 6) +
+         (F)__builtin_shufflevector(ab, cd, 1, 5, 3, 7);
+#endif
+}
+
+// The sum of a vector's 128-bit parts.
+MOEJIT_INLINE F4 sum_parts(F v) {
+#ifdef __AVX512F__
+  const F8 half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const F8 half = v;
+#endif
+  return __builtin_shufflevector(half, half, 0, 1, 2, 3) +
+         __builtin_shufflevector(half, half, 4, 5, 6, 7);
+}
+
 // Elements from one row of x or h to the next in the kernel's own memory: an odd number of cache
-// lines, so that the rows of a tile do not fall into one set of the L1 (a stride of 4 KiB costs a
-// third of the speed).
+// lines, so that the rows of a tile do not fall into one set of the L1.
 constexpr i64 padded_stride(i64 elements) {
   const i64 per_line = 64 / (i64)sizeof(XElem);
   const i64 lines = (elements + per_line - 1) / per_line;

@@ -1,23 +1,23 @@
-// Few tokens: one weight row after the other, as one contiguous stream from DRAM. Reading sets the
-// pace there; tokens stay in the L1 and each row has several accumulators along K.
+// Few tokens: dot products of rows of weights where they lie, lanes along K, nothing packed. One or
+// two tokens stream one row after the other; more take four rows at a time, ten loads for 24 dot
+// products, in one or two passes.
 #pragma once
-#include "tile.h"
+#include "simd.h"
 
 namespace moejit_cpu {
 
-// Most tokens of one expert that stream: each line of weights then costs at most five loads, less
-// than the time in which DRAM delivers it, and the tokens' rows fit the L1.
-template <int kLength>
-constexpr int stream_tokens() {
-  constexpr i64 kFit = (i64)32768 / (kLength * (i64)sizeof(XElem));
-  return kFit >= 4 ? 4 : kFit >= 1 ? (int)kFit : 1;
-}
+// Most tokens of one expert that are multiplied so: with more, packing panels (tile.h) pays.
+constexpr int kDotTokens = 2 * kTileTokens;
+// Of them, most that stream one row after the other.
+constexpr int kStreamTokens = 2;
 // Rows further on that are prefetched: about 4 KiB on the way hide the latency.
 template <int kLength>
 constexpr int rows_ahead() {
   constexpr i64 kBytes = (i64)kLength * sizeof(WElem);
   return (int)((kSched_stream_ahead * 1024 + kBytes - 1) / kBytes);
 }
+
+constexpr bool kHasTail = kHiddenSize % kStep != 0 || kIntermediateSize % kStep != 0;
 
 // sum[c] = row . x[c], as vectors still to be summed; `ahead` is another row, to be prefetched.
 template <int C>
@@ -79,11 +79,98 @@ MOEJIT_INLINE void dot_rows(const WElem* rows, i64 row_stride, i64 count, const 
       dot_row<C>(rows + (n + r) * row_stride, x, kLength, ahead, part[r]);
     }
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
-      const F8 y =
-          fold_rows(fold(part[0][c]), fold(part[1][c]), fold(part[2][c]), fold(part[3][c]));
-      const F4 low =
-          __builtin_shufflevector(y, y, 0, 2, 4, 6) + __builtin_shufflevector(y, y, 1, 3, 5, 7);
-      store<F4>(sums + c * stride + n, low);
+      const F y = sum_quads(part[0][c], part[1][c], part[2][c], part[3][c]);
+      store<F4>(sums + c * stride + n, sum_parts(y));
+    }
+  }
+}
+
+// Rows that lie one after the other, in the weights or in the scratch.
+struct Rows {
+  const WElem* first;
+  i64 stride, length;     // elements
+  i64 count;              // a multiple of 4
+  const char* following;  // what is read after them
+};
+
+// Four rows and C tokens. `ahead`, unless null, is where as much memory begins that is prefetched,
+// in address order, as DRAM likes it.
+template <int C>
+static __attribute__((noinline)) void dot_four(const WElem* w, i64 stride, i64 length,
+                                               const XElem* const* tokens, const char* ahead,
+                                               float* sums, i64 sums_stride) {
+  constexpr int kLines = 4 * kStep * (int)sizeof(WElem) / 64;  // that one step reads
+  const XElem* x[C];
+  MOEJIT_UNROLL for (int c = 0; c < C; ++c) x[c] = tokens[c];
+  F acc[4][C];
+  MOEJIT_UNROLL for (int r = 0; r < 4; ++r) {
+    MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = F{};
+  }
+  i64 k = 0;
+  for (; k + kStep <= length; k += kStep) {
+    if (ahead != nullptr) {
+      MOEJIT_UNROLL for (int j = 0; j < kLines; ++j) prefetch(ahead + j * 64);
+      ahead += kLines * 64;
+    }
+    decltype(Op::x(x[0])) xv[C];
+    MOEJIT_UNROLL for (int c = 0; c < C; ++c) xv[c] = Op::x(x[c] + k);
+    MOEJIT_UNROLL for (int r = 0; r < 4; ++r) {
+      const auto wv = Op::w(w + r * stride + k);
+      MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = Op::dot(acc[r][c], wv, xv[c]);
+    }
+  }
+  if (const int tail = (int)(length - k); kHasTail && tail != 0) {
+    MOEJIT_UNROLL for (int r = 0; r < 4; ++r) {
+      const auto wv = Op::w_tail(w + r * stride + k, tail);
+      MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
+        acc[r][c] = Op::dot(acc[r][c], wv, Op::x_tail(x[c] + k, tail));
+      }
+    }
+  }
+  MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
+    const F y = sum_quads(acc[0][c], acc[1][c], acc[2][c], acc[3][c]);
+    store<F4>(sums + c * sums_stride, sum_parts(y));
+  }
+}
+
+// Token tiles of a block: as few as can be, of sizes that differ by one at most.
+constexpr int passes_of(int tokens) {
+  return (tokens + kTileTokens - 1) / kTileTokens;
+}
+
+template <int C>
+MOEJIT_INLINE void dot_four_if(int count, const WElem* w, i64 stride, i64 length,
+                               const XElem* const* tokens, const char* ahead, float* sums,
+                               i64 sums_stride) {
+  // Three tokens or more make tiles of at least two, or, where six fit, of three.
+  if constexpr (C <= kTileTokens && 2 * C >= kTileTokens) {
+    if (count == C) dot_four<C>(w, stride, length, tokens, ahead, sums, sums_stride);
+  }
+}
+
+// sums[c * stride + row] for `count` tokens, from kStreamTokens + 1 to kDotTokens.
+static __attribute__((noinline)) void dot_fours(int count, const Rows& rows,
+                                                const XElem* const* tokens, float* sums,
+                                                i64 stride) {
+  constexpr i64 kAheadRows = 12;
+  const int passes = passes_of(count), size = count / passes, larger = count % passes;
+  for (i64 n = 0; n < rows.count; n += 4) {
+    const i64 to = n + kAheadRows;
+    const char* ahead = to < rows.count
+                            ? (const char*)(rows.first + to * rows.stride)
+                            : rows.following + (to - rows.count) * rows.stride * (i64)sizeof(WElem);
+    for (int pass = 0, place = 0; pass < passes; ++pass) {
+      const int tile = size + (pass < larger);
+      const WElem* w = rows.first + n * rows.stride;
+      const XElem* const* x = tokens + place;
+      float* out = sums + place * stride + n;
+      dot_four_if<2>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
+      dot_four_if<3>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
+      dot_four_if<4>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
+      dot_four_if<5>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
+      dot_four_if<6>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
+      ahead = nullptr;
+      place += tile;
     }
   }
 }

@@ -1,13 +1,13 @@
 // Where the rows of an expert's weights are: in place, or, for a transposed layout, unpacked block
 // by block into rows in the worker's scratch, so that one micro-kernel serves both.
 #pragma once
-#include "simd.h"
+#include "panel.h"
 
 namespace moejit_cpu {
 
 constexpr i64 kW13Rows = (i64)(kGated ? 2 : 1) * kIntermediateSize;
-constexpr int kTileI =
-    kGated ? kTileRows / 2 : kTileRows;  // elements of I that a tile of rows gives
+// Elements of I that a panel of rows gives.
+constexpr int kTileI = kGated ? kTileRows / 2 : kTileRows;
 
 // Row of w13 (column, where transposed) that gives gate i or, with part 1, up i.
 constexpr i64 w13_row(i64 i, int part) {
@@ -18,6 +18,16 @@ constexpr i64 w13_row(i64 i, int part) {
 // Rows of the scratch are an odd number of lines apart, like those of x.
 constexpr i64 scratch_stride(i64 k) {
   return ((k * (i64)sizeof(WElem) + 63) / 64 | 1) * 64 / (i64)sizeof(WElem);
+}
+
+// `count` rows from `first` on, `stride` elements apart, as a panel; rows beyond do not exist.
+MOEJIT_INLINE Panel panel_of(const WElem* first, i64 stride, i64 length, i64 count) {
+  const bool two = count > kHalfRows;
+  const int last = (int)(count < kTileRows ? count : kTileRows) - 1;
+  return {{first, two ? first + kHalfRows * stride : first},
+          stride,
+          length,
+          {two ? kHalfRows - 1 : last, two ? last - kHalfRows : last}};
 }
 
 // A square of 16-byte rows, transposed in registers.

@@ -1,9 +1,11 @@
 // Clang in process: one CompilerInstance per compile, source and output in memory, no driver, no
 // resource directory, no header search.
+#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <string_view>
 
+#include "backends/cpu/module/codegen.h"
 #include "backends/cpu/module/module.h"
 #include "clang/CodeGen/CodeGenAction.h"
 #include "clang/Frontend/CompilerInstance.h"
@@ -11,6 +13,7 @@
 #include "clang/Frontend/TextDiagnosticPrinter.h"
 #include "clang/Lex/PreprocessorOptions.h"
 #include "llvm/ADT/SmallVector.h"
+#include "llvm/IR/Module.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/TargetSelect.h"
 #include "llvm/Support/VirtualFileSystem.h"
@@ -61,6 +64,13 @@ bool refused_option(std::string_view option) {
     if (option.substr(0, prefix.size()) == prefix) return true;
   }
   return option.empty() || (option[0] != '-' && option[0] != '+');
+}
+
+// Sources that say themselves what is inlined and unrolled ask for the short pipeline of codegen.h
+// with Clang's own option.
+bool has_option(const MoejitCpuRequest& request, std::string_view wanted) {
+  return std::find(request.options, request.options + request.num_options, wanted) !=
+         request.options + request.num_options;
 }
 
 bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& args, Output& out) {
@@ -177,7 +187,15 @@ void compile(const MoejitCpuRequest& request, Output& out) {
   compiler.setOutputStream(std::make_unique<llvm::raw_svector_ostream>(bytes));
 
   bool done = false;
-  if (request.output == MOEJIT_CPU_ASSEMBLY) {
+  const bool own_passes = has_option(request, "-disable-llvm-passes");
+  llvm::LLVMContext context;
+  std::unique_ptr<llvm::Module> module;
+  if (own_passes) {
+    clang::EmitLLVMOnlyAction action(&context);
+    done = compiler.ExecuteAction(action);
+    module = action.takeModule();
+    done = done && module != nullptr;
+  } else if (request.output == MOEJIT_CPU_ASSEMBLY) {
     clang::EmitAssemblyAction action;
     done = compiler.ExecuteAction(action);
   } else {
@@ -185,12 +203,17 @@ void compile(const MoejitCpuRequest& request, Output& out) {
     done = compiler.ExecuteAction(action);
   }
   log.flush();
-  out.compile_ms =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   if (!done || compiler.getDiagnostics().hasErrorOccurred()) {
     return out.fail(MOEJIT_CPU_REFUSED, "the compiler refused the source");
   }
-  out.bytes.assign(bytes.begin(), bytes.end());
+  if (own_passes) {
+    const clang::TargetOptions& target = compiler.getTarget().getTargetOpts();
+    generate_code(*module, target.CPU, target.Features, request.output == MOEJIT_CPU_ASSEMBLY, out);
+  } else {
+    out.bytes.assign(bytes.begin(), bytes.end());
+  }
+  out.compile_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace moejit_cpu
