@@ -46,7 +46,12 @@ Result<std::vector<Explanation>> explain(const MoeConfig& config, const Options&
     e.choice = bucket.info;
     e.limits = limits;
     e.level = bucket.level;
-    e.refused = internal::refusals(config, target);
+    // Families of other backends say nothing that a reader of this device wants to know.
+    for (const internal::Family* family : internal::families()) {
+      if (family->backend() != target.backend) continue;
+      if (const auto why = family->why_not(config, target))
+        e.refused.push_back(std::string(family->name()) + ": " + *why);
+    }
     if (const internal::Family* family = internal::find_family(bucket.schedule.family)) {
       const internal::Digest digest =
           internal::source_digest(**device, family->emit(config, target, bucket.schedule));
