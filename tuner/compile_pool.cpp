@@ -45,9 +45,18 @@ const Result<BuiltKernel>* CompilePool::get(size_t index) {
   return results_[index] ? &*results_[index] : nullptr;
 }
 
-void CompilePool::wait_all() {
+bool CompilePool::wait_all(const std::function<bool(size_t done)>& go_on) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return running_ == 0 && (stop_ || next_ == schedules_.size()); });
+  const auto ended = [&] { return running_ == 0 && (stop_ || next_ == schedules_.size()); };
+  bool cancelled = false;
+  while (!changed_.wait_for(lock, std::chrono::milliseconds(200), ended)) {
+    const size_t done = next_ - running_;
+    lock.unlock();
+    const bool go = cancelled || go_on(done);
+    lock.lock();
+    if (!go) cancelled = stop_ = true;
+  }
+  return !cancelled;
 }
 
 }  // namespace moejit::internal

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -28,8 +29,9 @@ class CompilePool {
 
   // Waits for one. Null where it was left out for lack of time.
   const Result<BuiltKernel>* get(size_t index);
-  // Waits for all that will be built.
-  void wait_all();
+  // Waits for all that will be built, and asks `go_on` five times a second with how many are done.
+  // False from it ends the waiting once what is running has finished; then false is returned.
+  bool wait_all(const std::function<bool(size_t done)>& go_on);
 
  private:
   void work();

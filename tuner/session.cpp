@@ -45,9 +45,10 @@ class Session {
     // Lives as long as this run: what it has built is pointed to from the candidates.
     CompilePool pool(build_, std::move(schedules), options_.jobs, compile_until());
     // On the CPU, compilers would disturb the measurements.
-    if (problem_.target.backend == BackendKind::kCpu ||
-        problem_.target.backend == BackendKind::kSim)
-      pool.wait_all();
+    const bool on_cpu = problem_.target.backend == BackendKind::kCpu ||
+                        problem_.target.backend == BackendKind::kSim;
+    const auto go_on = [&](size_t done) { return report(TuneStage::kCompile, done, ""); };
+    if (on_cpu && !pool.wait_all(go_on)) return stop();
     if (const Status entered = lab_.enter({.tokens = problem_.tokens,
                                            .num_routings = static_cast<int>(problem_.rows.size()),
                                            .seed = 1,

@@ -108,7 +108,7 @@ TEST(Settings, BadValuesKeepTheDefaultAndSayWhy) {
   EXPECT_EQ(r.row("MOEJIT_CACHE").problem,
             "MOEJIT_CACHE = \"yes\": must be off, ro or rw; taking rw");
   EXPECT_EQ(r.row("MOEJIT_NUM_THREADS").problem,
-            "MOEJIT_NUM_THREADS = \"-1\": must be an integer between 0 and 4096; taking 0");
+            "MOEJIT_NUM_THREADS = \"-1\": must be an integer between 0 and 1024; taking 0");
   EXPECT_NE(r.row("MOEJIT_CACHE_SIZE").problem, "");
   EXPECT_NE(r.row("MOEJIT_SPIN_US").problem, "");
   EXPECT_EQ(r.row("MOEJIT_LOG").origin, "default");
