@@ -202,3 +202,19 @@ def empty_like(tensor: Any, shape: Sequence[int]) -> Any:
         raise InvalidArgument(f"out = None: {root} has no way to make a tensor that moejit may write; pass one that has "
                               "(NumPy, CuPy or torch)")
     return sys.modules[root].empty(tuple(shape), dtype=tensor.dtype)
+
+
+def convert(name: str, tensor: Any, dtype: str) -> Any:
+    """A copy of `tensor` in another dtype, by its own library."""
+    if hasattr(tensor, "data_ptr"):
+        return tensor.to(getattr(sys.modules["torch"], dtype))
+    if hasattr(tensor, "astype") and getattr(tensor.dtype, "name", "") != "uint16":
+        return tensor.astype(dtype)
+    raise InvalidArgument(f"{name} has type {type(tensor).__name__}, which cannot be converted: must be {dtype}")
+
+
+def int32_ids(name: str, ids: Any) -> Any:
+    """Ids as int32. One that int32 cannot hold is nobody's expert and stays so: narrowed alone, 2^32 would be expert 0."""
+    if hasattr(ids, "clip"):
+        ids = ids.clip(-1, 2**31 - 1)
+    return convert(name, ids, "int32")

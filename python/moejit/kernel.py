@@ -227,9 +227,9 @@ class Kernel:
         ids = _tensors.checked("topk_ids", topk_ids, shape, "[T, K]", ("i32", "i64"), self._host_device,
                                stream_number, 4)
         if weights.dtype != "f32":
-            weights = _tensors.view("topk_weights", _convert(topk_weights, "float32", "topk_weights"))
+            weights = _tensors.view("topk_weights", _tensors.convert("topk_weights", topk_weights, "float32"))
         if ids.dtype != "i32":
-            ids = _tensors.view("topk_ids", _convert(topk_ids, "int32", "topk_ids"))
+            ids = _tensors.view("topk_ids", _tensors.int32_ids("topk_ids", topk_ids))
         place, size, owner = self._workspace(tokens, workspace, x, stream_number)
         arguments = LAUNCH_ARGS.pack(LAUNCH_ARGS.size, int(strict), tokens, pointers[0], pointers[1], pointers[2],
                                      pointers[3], pointers[4], ids.pointer, weights.pointer, pointers[5], place, size)
@@ -354,11 +354,3 @@ def refuse_grad(*tensors: Any) -> None:
         if getattr(tensor, "requires_grad", False):
             raise Unsupported("an input requires a gradient, and moejit computes none: call under torch.no_grad() or "
                               "torch.inference_mode()")
-
-
-def _convert(tensor: Any, dtype: str, name: str) -> Any:
-    if hasattr(tensor, "data_ptr"):
-        return tensor.to(getattr(sys.modules["torch"], dtype))
-    if hasattr(tensor, "astype") and getattr(tensor.dtype, "name", "") != "uint16":
-        return tensor.astype(dtype)
-    raise InvalidArgument(f"{name} has type {type(tensor).__name__}, which cannot be converted: must be {dtype}")

@@ -139,13 +139,13 @@ def _map_ids(topk_ids: Any, expert_map: Any) -> Any:
         index = topk_ids.long()
         mine = (index >= 0) & (index < count)
         local = expert_map.to(index.device)[index.clamp(0, max(count - 1, 0))]
-        return local.masked_fill(~mine, -1).int()
+        return _tensors.int32_ids("expert_map", local.masked_fill(~mine, -1))
     import numpy
 
     index = numpy.asarray(topk_ids).astype("int64")
     mine = (index >= 0) & (index < count)
     local = numpy.asarray(expert_map)[index.clip(0, max(count - 1, 0))]
-    return numpy.where(mine, local, -1).astype("int32")
+    return _tensors.int32_ids("expert_map", numpy.where(mine, local, -1))
 
 
 # A layer so small that choosing experts is all that it costs; its products are thrown away.

@@ -117,6 +117,27 @@ def test_ids_that_are_not_mine_add_nothing(kernel):
     assert close(bf16_bits(out), problem)
 
 
+def test_wide_ids_stay_out_of_range(kernel):
+    """2^32 and -2^32 would be expert 0 if they were only cut to 32 bits."""
+    problem = Problem(CONFIG, 6)
+    x, w13, w2, weights, ids = problem.arguments()
+    ids = ids.copy()
+    for far in (1 << 32, -(1 << 32), (1 << 32) + 3, 1 << 62):
+        wide = ids.astype(np.int64)
+        wide[0], wide[3, 1] = far, far
+        problem.ids[0], problem.ids[3, 1] = -1, -1
+        expert_map = np.arange(8, dtype=np.int64)
+        assert close(kernel(x, w13, w2, weights, wide), problem)
+        assert close(moejit.fused_experts(x, w13, w2, weights, wide), problem)
+        assert close(moejit.fused_experts(x, w13, w2, weights, wide, expert_map=expert_map), problem)
+        with pytest.raises(moejit.InvalidArgument, match=r"topk_ids\[0,0\]"):
+            kernel(x, w13, w2, weights, wide, strict=True)
+        expert_map[int(ids[1, 0])] = far  # a map, too, may be wide
+        problem.ids[problem.ids == ids[1, 0]] = -1
+        assert close(moejit.fused_experts(x, w13, w2, weights, wide, expert_map=expert_map), problem)
+        problem.ids[:] = ids
+
+
 def test_other_integer_and_float_types_are_converted(kernel):
     problem = Problem(CONFIG, 5)
     x, w13, w2, weights, ids = problem.arguments()

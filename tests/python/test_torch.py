@@ -125,6 +125,20 @@ def test_strict(kernel):
         kernel(x, w13, w2, weights, ids, strict=True)
 
 
+def test_wide_ids_stay_out_of_range(kernel):
+    problem = Problem(CONFIG, 4)
+    x, w13, w2, weights, ids = tensors(problem, torch.int64)
+    problem.ids[2, 1] = -1
+    for far in (1 << 32, -(1 << 32), 1 << 62):
+        ids[2, 1] = far
+        for call in (kernel, torch.ops.moejit.fused_moe, moejit.fused_experts):
+            assert close(call(x, w13, w2, weights, ids), problem)
+        with pytest.raises(moejit.InvalidArgument, match=r"topk_ids\[2,1\]"):
+            kernel(x, w13, w2, weights, ids, strict=True)
+        expert_map = torch.arange(8, dtype=torch.int64)
+        assert close(moejit.fused_experts(x, w13, w2, weights, ids, expert_map=expert_map), problem)
+
+
 def test_workspace_of_the_caller(kernel):
     problem = Problem(CONFIG, 4)
     arguments = tensors(problem)

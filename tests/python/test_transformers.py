@@ -145,6 +145,15 @@ def test_sentinels_of_expert_parallelism_add_nothing(cpu):
     assert torch.allclose(got, call(module, "eager", x, ids, weights), atol=1e-4)
 
 
+def test_wide_ids_add_nothing(cpu):
+    module = experts()
+    x, ids, weights = inputs()
+    ids[2, 1], ids[3, 0] = 1 << 32, -(1 << 32)
+    got = call(module, "moejit", x, ids, weights)
+    ids[2, 1], ids[3, 0], weights[2, 1], weights[3, 0] = 0, 0, 0, 0
+    assert torch.allclose(got, call(module, "eager", x, ids, weights), atol=1e-4)
+
+
 def refused(module, caplog, word, x, ids, weights):
     adapter._said.clear()
     module.__dict__.pop("_moejit_layer", None)

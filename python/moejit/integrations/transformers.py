@@ -22,6 +22,7 @@ import torch
 from transformers.integrations import moe
 
 from .. import torch_ops  # noqa: F401  registers torch.ops.moejit
+from .._tensors import int32_ids
 
 NAME = "moejit"
 _log = logging.getLogger("moejit")
@@ -172,9 +173,10 @@ def experts_forward(self: Any, hidden_states: Any, top_k_index: Any, top_k_weigh
     if self.has_bias:
         bias13 = self.gate_up_proj_bias if self.has_gate else self.up_proj_bias
         bias2 = self.down_proj_bias
+    ids = int32_ids("top_k_index", top_k_index) if top_k_index.dtype is torch.int64 else top_k_index.int()
     return torch.ops.moejit.fused_moe(
         hidden_states.contiguous(), self.gate_up_proj if self.has_gate else self.up_proj, self.down_proj,
-        top_k_weights.float().contiguous(), top_k_index.int().contiguous(), bias13, bias2, layer)
+        top_k_weights.float().contiguous(), ids.contiguous(), bias13, bias2, layer)
 
 
 def _own_path(module: Any) -> Any:
