@@ -194,6 +194,7 @@ class Kernel:
                      b2: Any, topk_ids: Any, topk_weights: Any, workspace: Any, stream: Any) -> Any:
         config = self.config
         stream_number = self._stream(x, stream)
+        refuse_grad(x, w13, w2, router_logits, out, correction_bias, b13, b2, topk_weights)
         tokens, pointers, out, keep = self._common(x, w13, w2, b13, b2, out, stream_number)
         logits = _tensors.checked("router_logits", router_logits, (tokens, config.num_experts), "[T, E]",
                                   tuple(_LOGIT_DTYPES), self._host_device, stream_number, 2)
@@ -220,6 +221,7 @@ class Kernel:
     def _call(self, x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any, b13: Any, b2: Any,
               workspace: Any, stream: Any, strict: bool) -> Any:
         stream_number = self._stream(x, stream)
+        refuse_grad(x, w13, w2, topk_weights, out, b13, b2)
         tokens, pointers, out, keep = self._common(x, w13, w2, b13, b2, out, stream_number)
         shape = (tokens, self.config.top_k)
         weights = _tensors.checked("topk_weights", topk_weights, shape, "[T, K]", ("f32", "bf16", "f16"),
@@ -254,7 +256,6 @@ class Kernel:
         if len(seen_x.shape) != 2:
             raise InvalidArgument(f"x has shape {_tensors.shape_text(seen_x.shape)}: must be [T, {config.hidden_size}]")
         tokens = seen_x.shape[0]
-        refuse_grad(x, w13, w2)
         # uint16 holds the bits of bf16, which NumPy has no type for.
         dtypes = ("bf16", "u16") if config.dtype == "bf16" else (config.dtype,)
         if out is None:
@@ -352,5 +353,5 @@ def refuse_grad(*tensors: Any) -> None:
         return
     for tensor in tensors:
         if getattr(tensor, "requires_grad", False):
-            raise Unsupported("an input requires a gradient, and moejit computes none: call under torch.no_grad() or "
+            raise Unsupported("a tensor requires a gradient, and moejit computes none: call under torch.no_grad() or "
                               "torch.inference_mode()")

@@ -114,9 +114,9 @@ def _fused_moe_out(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, 
     _remember(kernel, layer, w2)
 
 
-def _check_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any) -> None:
+def _check_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, *more: Any) -> None:
     # A compiled graph detaches what it is given, so that this is the last place that sees the flag.
-    refuse_grad(x, w13, w2, topk_weights)
+    refuse_grad(x, w13, w2, topk_weights, *more)
     for name, tensor, dimensions in (("x", x, 2), ("w13", w13, 3), ("w2", w2, 3), ("topk_weights", topk_weights, 2),
                                      ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dimensions:
@@ -125,13 +125,13 @@ def _check_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any) -> 
 
 def _fused_moe_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, b13: Optional[Any] = None,
                     b2: Optional[Any] = None, layer: str = "") -> Any:
-    _check_fake(x, w13, w2, topk_weights, topk_ids)
+    _check_fake(x, w13, w2, topk_weights, topk_ids, b13, b2)
     return x.new_empty(x.shape)
 
 
 def _fused_moe_out_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any,
                         b13: Optional[Any] = None, b2: Optional[Any] = None, layer: str = "") -> None:
-    _check_fake(x, w13, w2, topk_weights, topk_ids)
+    _check_fake(x, w13, w2, topk_weights, topk_ids, out, b13, b2)
 
 
 def _register() -> "torch.library.Library":

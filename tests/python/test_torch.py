@@ -107,6 +107,24 @@ def test_weights_that_change_are_seen(kernel):
         kernel(x, parameter, w2, weights, ids)
 
 
+def test_weights_that_are_laid_out_anew_are_seen(kernel, cpu):
+    """The same object, shape and address, with other strides."""
+    square = CONFIG.replace(hidden_size=96)  # w13 [8, 96, 96]
+    x, w13, w2, weights, ids = tensors(Problem(square, 4))
+    square = moejit.get_kernel(square, device=cpu, max_tokens=64)
+    for _ in range(2):
+        square(x, w13, w2, weights, ids)
+    w13.transpose_(1, 2)
+    with pytest.raises(moejit.InvalidArgument, match="w13 .*row-major"):
+        square(x, w13, w2, weights, ids)
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
+    for _ in range(2):
+        kernel(x, w13, w2, weights, ids)
+    w2.data = w2.data.view(torch.float16)
+    with pytest.raises(moejit.InvalidArgument, match="w2 .*dtype"):
+        kernel(x, w13, w2, weights, ids)
+
+
 def test_gradients_are_refused(kernel):
     x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
     w13 = torch.nn.Parameter(w13)
@@ -115,6 +133,50 @@ def test_gradients_are_refused(kernel):
             call(x, w13, w2, weights, ids)
         with torch.no_grad():
             call(x, w13, w2, weights, ids)
+
+
+def test_gradients_of_every_tensor_are_refused(kernel, cpu):
+    """Whatever torch would differentiate by, not only x and the large weights."""
+    x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
+    grad = torch.Tensor.requires_grad_
+
+    def refused(call, *arguments, **keywords):
+        with pytest.raises(moejit.Unsupported, match="no_grad"):
+            call(*arguments, **keywords)
+        with torch.no_grad():
+            call(*arguments, **keywords)
+
+    kernel(x, w13, w2, weights, ids)  # from here on the quick path
+    for call in (kernel, torch.ops.moejit.fused_moe, moejit.fused_experts):
+        call(x, w13, w2, weights, ids)
+        refused(call, x, w13, w2, grad(weights.clone()), ids)
+        refused(call, x, w13, w2, grad(weights.half()), ids)
+    leaf = grad(torch.empty_like(x))
+    refused(kernel, x, w13, w2, weights, ids, leaf)
+    refused(moejit.fused_experts, x, w13, w2, weights, ids, out=leaf)
+    refused(torch.ops.moejit.fused_moe_out, x, w13, w2, weights, ids, leaf)
+
+    logits = torch.randn(4, 8)
+    refused(kernel.routed, x, w13, w2, grad(logits.clone()))
+    refused(kernel.routed, x, w13, w2, logits, leaf)
+    refused(kernel.routed, x, w13, w2, logits, topk_weights=grad(torch.empty(4, 2)))
+    corrected = moejit.get_kernel(CONFIG, device=cpu, max_tokens=64,
+                                  router=moejit.RouterConfig(scoring="sigmoid", correction_bias=True))
+    refused(corrected.routed, x, w13, w2, logits, correction_bias=grad(torch.zeros(8)))
+
+    config = CONFIG.replace(bias=True, dtype="f32")
+    problem = Problem(config, 4)
+    arguments = tensors(problem)
+    biased = moejit.get_kernel(config, device=cpu, max_tokens=64)
+    for which in range(2):
+        b13, b2 = torch.from_numpy(problem.b13), torch.from_numpy(problem.b2)
+        grad((b13, b2)[which])
+        refused(biased, *arguments, b13=b13, b2=b2)
+        refused(torch.ops.moejit.fused_moe, *arguments, b13, b2)
+        refused(moejit.fused_experts, *arguments, w1_bias=b13, w2_bias=b2)
+        compiled = torch.compile(torch.ops.moejit.fused_moe, fullgraph=True, backend="aot_eager")
+        with pytest.raises(Exception, match="no_grad"):
+            compiled(*arguments, b13, b2)
 
 
 def test_strict(kernel):
