@@ -209,6 +209,76 @@ def test_gradients_are_the_frameworks(cpu, caplog):
         assert torch.allclose(call(module, "moejit", x, ids, weights), call(module, "eager", x, ids, weights), atol=1e-4)
 
 
+def test_gradients_of_some_parameters_are_the_frameworks(cpu, caplog):
+    """Whichever one is trained, alone."""
+    x, ids, weights = inputs()
+    for name in ("Mixtral", "GptOss"):
+        module = experts(name, f"transformers.models.{name.lower().replace('oss', '_oss')}.modeling_"
+                               f"{name.lower().replace('oss', '_oss')}")
+        call(module, "moejit", x, ids, weights)
+        for which, parameter in module.named_parameters():
+            parameter.requires_grad_(True)
+            call(module, "moejit", x, ids, weights).sum().backward()
+            assert parameter.grad is not None, which
+            parameter.requires_grad_(False)
+        for tensor in (x, weights):
+            tensor.requires_grad_(True)
+            call(module, "moejit", x, ids, weights).sum().backward()
+            assert tensor.grad is not None
+            tensor.requires_grad_(False)
+
+
+def test_modules_that_change_are_seen(cpu, caplog):
+    """What was recognised at the first call must not be believed for ever."""
+    x, ids, weights = inputs()
+
+    def relaid(module, name):
+        tensor = getattr(module, name)
+        setattr(module, name, torch.nn.Parameter(tensor.transpose(1, 2).contiguous().transpose(1, 2),
+                                                 requires_grad=False))
+
+    def relaid_in_place(module, name):
+        parameter = getattr(module, name)
+        parameter.data = parameter.data.transpose(1, 2).contiguous().transpose(1, 2)
+
+    def gate(gate_up):
+        first, second = gate_up.chunk(2, dim=-1)
+        return torch.tanh(first) * second
+
+    oss = ("GptOss", "transformers.models.gpt_oss.modeling_gpt_oss")
+    for made, change, taken in (
+            (("Mixtral",), lambda m: setattr(m, "act_fn", torch.nn.ReLU()), False),
+            (("Mixtral",), lambda m: setattr(m, "act_fn", torch.nn.GELU()), True),
+            (("Mixtral",), lambda m: relaid(m, "gate_up_proj"), False),
+            (("Mixtral",), lambda m: relaid_in_place(m, "down_proj"), False),
+            (("Mixtral",), lambda m: setattr(m, "_apply_gate", gate), False),
+            (oss, lambda m: setattr(m, "limit", 0.2), True),
+            (oss, lambda m: setattr(m, "alpha", 0.7), True),
+            (oss, lambda m: relaid(m, "gate_up_proj"), False),
+    ):
+        module = experts(*made)
+        first = call(module, "moejit", x, ids, weights)
+        assert torch.equal(first, call(module, "moejit", x, ids, weights))
+        change(module)
+        adapter._said.clear()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "moejit"):
+            got = call(module, "moejit", x, ids, weights)
+        # A gate of the instance is no business of the eager loop, which has the class's formula written out.
+        other = "grouped_mm" if "_apply_gate" in module.__dict__ else "eager"
+        assert torch.allclose(got, call(module, other, x, ids, weights), atol=1e-4)
+        assert ("own path" in caplog.text) is not taken, caplog.text
+
+
+def test_recognition_is_kept(cpu, monkeypatch):
+    x, ids, weights = inputs()
+    for module in (experts(), experts("GptOss", "transformers.models.gpt_oss.modeling_gpt_oss")):
+        call(module, "moejit", x, ids, weights)
+        with monkeypatch.context() as patch:
+            patch.setattr(adapter, "recognise", None)
+            call(module, "moejit", x, ids, weights)
+
+
 def test_calls_that_are_refused(cpu):
     module = experts()
     x, ids, weights = inputs()

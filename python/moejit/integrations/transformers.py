@@ -49,7 +49,19 @@ _GATES: Dict[str, Tuple[str, str, str]] = {
     "HYV4Experts": ("silu_clamp", "swiglu_limit", ""),
 }
 _FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
+# (has_gate, has_bias) -> the tensors, weights first.
+_TENSOR_NAMES = {
+    (True, False): ("gate_up_proj", "down_proj"),
+    (True, True): ("gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias"),
+    (False, False): ("up_proj", "down_proj"),
+    (False, True): ("up_proj", "down_proj", "up_proj_bias", "down_proj_bias"),
+}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_QUANTISED = ("gate_up_proj_scale_inv", "up_proj_scale_inv", "down_proj_scale_inv", "gate_up_proj_weight_global_scale",
+              "gate_up_proj_blocks")
+# Attributes that recognise() reads and that are no tensors.
+_PLAIN = (*_FLAGS, "has_post_expert_norm", "num_experts", "_apply_gate", "act_fn", "limit", "alpha", "swiglu_limit",
+          "swiglu_alpha")
 
 
 def recognise(module: Any) -> "Tuple[Optional[str], str]":
@@ -67,15 +79,12 @@ def recognise(module: Any) -> "Tuple[Optional[str], str]":
         fields["gated"] = False
     if reason:
         return None, reason
-    names = ["gate_up_proj" if module.has_gate else "up_proj", "down_proj"]
-    if module.has_bias:
-        names += [name + "_bias" for name in names]
+    names = _names(module)
     for name in names:
         reason = _tensor(getattr(module, name, None), name)
         if reason:
             return None, reason
-    for name in ("gate_up_proj_scale_inv", "up_proj_scale_inv", "down_proj_scale_inv", "gate_up_proj_weight_global_scale",
-                 "gate_up_proj_blocks"):
+    for name in _QUANTISED:
         if getattr(module, name, None) is not None:
             return None, f"it is quantised ({name})"
     weight = getattr(module, names[0])
@@ -88,8 +97,46 @@ def recognise(module: Any) -> "Tuple[Optional[str], str]":
     return json.dumps(fields, sort_keys=True) if fields else "", ""
 
 
+def _names(module: Any) -> Tuple[str, ...]:
+    """The tensors of a module that has all flags."""
+    return _TENSOR_NAMES[module.has_gate, module.has_bias]
+
+
+def _state(module: Any) -> "Optional[Tuple[Any, ...]]":
+    """All that recognise() depends on, to compare with what it was; None where some of it is not plainly there.
+
+    Read off the module's dictionaries: Module.__getattr__ would cost more than the rest of the call.
+    """
+    own = module.__dict__
+    try:
+        parameters, cls = own["_parameters"], type(module)
+        function = own["_modules"].get("act_fn")
+        tensors = [parameters[name] for name in _names(module)]
+        return (cls, cls._apply_gate, function, function and function.__dict__.get("approximate"),
+                tuple(map(own.get, _PLAIN)), tuple(own["_buffers"]), tuple(parameters),
+                [name in own for name in _QUANTISED],
+                [(type(t), t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors])
+    except (AttributeError, KeyError, TypeError, RuntimeError):
+        return None
+
+
+def _layer(module: Any) -> "Tuple[Optional[str], str]":
+    """recognise(module), kept for as long as the module stays what it was."""
+    if torch.compiler.is_compiling():  # which guards what recognise() reads
+        return recognise(module)
+    state = _state(module)
+    known = module.__dict__.get("_moejit_layer")
+    if state is not None and known is not None and known[0] == state:
+        return known[1]
+    found = recognise(module)
+    module.__dict__["_moejit_layer"] = (state, found)
+    return found
+
+
 def _gate(module: Any, fields: Dict[str, Any]) -> str:
     cls = type(module)
+    if "_apply_gate" in module.__dict__:
+        return "it has a gate function that is not its class's"
     gate = getattr(cls, "_apply_gate", None)
     if gate is getattr(moe, "_default_apply_gate", moe):
         if not module.is_concatenated:
@@ -144,14 +191,15 @@ def _tensor(tensor: Any, name: str) -> str:
 
 def _refusal(module: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> str:
     """Why this call is not for moejit, or nothing. What may differ from call to call."""
-    weight = module.gate_up_proj if module.has_gate else module.up_proj
+    tensors = [getattr(module, name) for name in _names(module)]
+    weight = tensors[0]
     if hidden_states.dtype != weight.dtype:
         return f"hidden states are {hidden_states.dtype} and weights {weight.dtype}"
     if hidden_states.dim() != 2 or top_k_index.dim() != 2 or top_k_weights.shape != top_k_index.shape:
         return f"top_k_weights has shape {list(top_k_weights.shape)}, and top_k_index {list(top_k_index.shape)}"
     if top_k_index.shape[1] > module.num_experts:
         return f"top_k {top_k_index.shape[1]} is more than the {module.num_experts} experts of this rank"
-    if torch.is_grad_enabled() and (hidden_states.requires_grad or top_k_weights.requires_grad or weight.requires_grad):
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (hidden_states, top_k_weights, *tensors)):
         return "a gradient is to be recorded (torch.no_grad() or torch.inference_mode() turns that off)"
     return ""
 
@@ -159,10 +207,7 @@ def _refusal(module: Any, hidden_states: Any, top_k_index: Any, top_k_weights: A
 def experts_forward(self: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
     """What the registry holds: hidden_states [T, H], top_k_index and top_k_weights [T, K] -> [T, H]."""
     compiling = torch.compiler.is_compiling()
-    known = self.__dict__.get("_moejit_layer")
-    layer, reason = recognise(self) if known is None else known
-    if known is None and not compiling:
-        self.__dict__["_moejit_layer"] = (layer, reason)
+    layer, reason = _layer(self)
     if layer is not None:
         reason = _refusal(self, hidden_states, top_k_index, top_k_weights)
     if layer is None or reason:
