@@ -60,6 +60,18 @@ std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::stri
             make_problem(config, {.tokens = many, .seed = 6, .routing = RoutingKind::kZipf});
         verdict = kernel.run(&longer);
       }
+      // What only some counts reach: lists of a middle length, and a token that names an expert
+      // twice.
+      if (verdict.empty()) {
+        Problem middle =
+            make_problem(config, {.tokens = 40, .seed = 7, .routing = RoutingKind::kUniform});
+        verdict = kernel.run(&middle);
+      }
+      if (verdict.empty()) {
+        Problem twice = make_problem(
+            config, {.tokens = tokens, .seed = 8, .routing = RoutingKind::kDuplicates});
+        verdict = kernel.run(&twice);
+      }
       mutants.push_back({call, line, number++, verdict});
     }
   }
