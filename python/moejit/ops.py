@@ -44,12 +44,30 @@ def cached_kernel(config: MoeConfig, device: str, key: "Optional[Tuple[Any, ...]
     return kernel
 
 
+def shape_of(name: str, tensor: Any) -> Tuple[int, ...]:
+    """The shape, also of what exports DLPack and nothing else; InvalidArgument for what is no tensor."""
+    shape = getattr(tensor, "shape", None)
+    return _tensors.view(name, tensor).shape if shape is None else tuple(shape)
+
+
 def run_in_chunks(kernel: Kernel, x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any = None,
                   **keywords: Any) -> Any:
     """kernel(...), in as many launches as its max_tokens asks for."""
-    tokens, most = x.shape[0], kernel.max_tokens
-    if tokens <= most:
+    shape, most = shape_of("x", x), kernel.max_tokens
+    if not shape or shape[0] <= most:
         return kernel(x, w13, w2, topk_weights, topk_ids, out, **keywords)
+    # The launches see slices only, and slicing does not mind a tensor that is too long or ends early.
+    tokens, choice = shape[0], (shape[0], kernel.config.top_k)
+    for name, tensor, wanted in (("x", x, (tokens, kernel.config.hidden_size)), ("topk_weights", topk_weights, choice),
+                                 ("topk_ids", topk_ids, choice), ("out", out, (tokens, kernel.config.hidden_size))):
+        if tensor is None and name == "out":
+            continue
+        if shape_of(name, tensor) != wanted:
+            raise InvalidArgument(f"{name} has shape {_tensors.shape_text(shape_of(name, tensor))}: must be "
+                                  f"{_tensors.shape_text(wanted)}")
+        if not hasattr(tensor, "__getitem__"):
+            raise InvalidArgument(f"{name} has type {type(tensor).__name__}, which cannot be cut into launches of {most} "
+                                  "tokens: must be a tensor of torch, NumPy or CuPy")
     if out is None:
         out = _tensors.empty_like(x, x.shape)
     for begin in range(0, tokens, most):
@@ -74,9 +92,14 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
     if quant_config is not None and not _is_unquantized(quant_config):
         raise Unsupported("quant_config: quantised weights are not supported")
     seen = _tensors.view("hidden_states", hidden_states)
-    w1_shape, w2_shape = tuple(w1.shape), tuple(w2.shape)
+    w1_shape, w2_shape, ids_shape = shape_of("w1", w1), shape_of("w2", w2), shape_of("topk_ids", topk_ids)
     if len(seen.shape) != 2:
         raise InvalidArgument(f"hidden_states has shape {_tensors.shape_text(seen.shape)}: must be [T, H]")
+    if seen.dtype not in ("f32", "bf16", "f16", "u16"):
+        raise InvalidArgument(f"hidden_states has dtype {seen.dtype}: must be f32, bf16 or f16")
+    if inplace and not hasattr(hidden_states, "__setitem__"):
+        raise InvalidArgument(f"inplace = {inplace!r}: hidden_states has type {type(hidden_states).__name__}, which cannot "
+                              "be written to")
     if len(w1_shape) != 3 or len(w2_shape) != 3:
         name, shape = ("w1", w1_shape) if len(w1_shape) != 3 else ("w2", w2_shape)
         raise InvalidArgument(f"{name} has shape {_tensors.shape_text(shape)}: must have three dimensions")
@@ -84,15 +107,15 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
     if name not in _ACTIVATIONS:
         raise InvalidArgument(f"activation = {name!r}: must be one of {', '.join(_ACTIVATIONS)}")
     plain, gated = _ACTIVATIONS[name]
-    if len(topk_ids.shape) != 2:
-        raise InvalidArgument(f"topk_ids has shape {_tensors.shape_text(tuple(topk_ids.shape))}: must be [T, K]")
+    if len(ids_shape) != 2:
+        raise InvalidArgument(f"topk_ids has shape {_tensors.shape_text(ids_shape)}: must be [T, K]")
     if global_num_experts != -1 and expert_map is None and global_num_experts != w1_shape[0]:
         raise InvalidArgument(f"global_num_experts = {global_num_experts}: w1 has {w1_shape[0]} experts, so expert_map "
                               "must say which they are")
     if (w1_bias is None) != (w2_bias is None):
         raise InvalidArgument("w1_bias: must be given exactly where w2_bias is")
     dtype = "bf16" if seen.dtype == "u16" else seen.dtype
-    key = ("fused", seen.device, w1_shape, w2_shape[2], topk_ids.shape[1], dtype, plain, gated, w1_bias is not None,
+    key = ("fused", seen.device, w1_shape, w2_shape, seen.shape[1], ids_shape[1], dtype, plain, gated, w1_bias is not None,
            apply_router_weight_on_input, interleaved, swiglu_alpha, swiglu_limit)
     kernel = _kernels.get(key)
     if kernel is None or kernel._forked:
@@ -103,7 +126,7 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
         if w1_shape[1:] != (rows, seen.shape[1]):
             raise InvalidArgument(f"w1 has shape {_tensors.shape_text(w1_shape)}: must be [{w1_shape[0]}, {rows}, "
                                   f"{seen.shape[1]}] as w2 and hidden_states are")
-        top_k = topk_ids.shape[1]
+        top_k = ids_shape[1]
         config = MoeConfig(num_experts=w1_shape[0], top_k=min(top_k, w1_shape[0]), hidden_size=seen.shape[1],
                            intermediate_size=w2_shape[2], dtype=dtype, activation=plain, gated=gated,
                            bias=w1_bias is not None, weight_on_input=apply_router_weight_on_input,
@@ -117,13 +140,26 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
     if expert_map is not None:
         topk_ids = _map_ids(topk_ids, expert_map)
     biases = {} if w1_bias is None else {"b13": w1_bias, "b2": w2_bias}
-    result = run_in_chunks(kernel, hidden_states, w1, w2, topk_weights, topk_ids, out, **biases)
+    try:
+        result = run_in_chunks(kernel, hidden_states, w1, w2, topk_weights, topk_ids, out, **biases)
+    except InvalidArgument as error:
+        raise _in_own_names(error) from None
     if inplace:
         if hasattr(hidden_states, "copy_"):
             return hidden_states.copy_(result)
         hidden_states[...] = result
         return hidden_states
     return result
+
+
+_OWN_NAMES = {"x": "hidden_states", "w13": "w1", "b13": "w1_bias", "b2": "w2_bias"}
+
+
+def _in_own_names(error: InvalidArgument) -> InvalidArgument:
+    """The error of a kernel, whose arguments have other names."""
+    name, space, rest = error.message.partition(" ")
+    rest = rest.replace("overlaps x:", "overlaps hidden_states:")
+    return InvalidArgument(_OWN_NAMES.get(name, name) + space + rest, error.log)
 
 
 def _is_unquantized(quant_config: Any) -> bool:
@@ -134,17 +170,28 @@ def _is_unquantized(quant_config: Any) -> bool:
 
 def _map_ids(topk_ids: Any, expert_map: Any) -> Any:
     """Local ids, -1 where the expert is elsewhere or the id is none."""
-    count = expert_map.shape[0]
+    seen = _tensors.view("expert_map", expert_map)
+    if len(seen.shape) != 1 or seen.dtype not in ("i32", "i64"):
+        raise InvalidArgument(f"expert_map has shape {_tensors.shape_text(seen.shape)} and dtype {seen.dtype}: must be "
+                              "[global_num_experts] of i32")
+    count = seen.shape[0]
+    for name, tensor in (("topk_ids", topk_ids), ("expert_map", expert_map)):
+        if hasattr(tensor, "data_ptr") != hasattr(topk_ids, "data_ptr") or \
+                not (hasattr(tensor, "data_ptr") or hasattr(tensor, "__array_interface__")):
+            raise InvalidArgument(f"{name} has type {type(tensor).__name__}: topk_ids and expert_map must both be tensors "
+                                  "of torch or of NumPy")
+    if count == 0:
+        raise InvalidArgument("expert_map has shape [0]: must be [global_num_experts]")
     if hasattr(topk_ids, "data_ptr"):
         index = topk_ids.long()
         mine = (index >= 0) & (index < count)
-        local = expert_map.to(index.device)[index.clamp(0, max(count - 1, 0))]
+        local = expert_map.to(index.device)[index.clamp(0, count - 1)]
         return _tensors.int32_ids("expert_map", local.masked_fill(~mine, -1))
     import numpy
 
     index = numpy.asarray(topk_ids).astype("int64")
     mine = (index >= 0) & (index < count)
-    local = numpy.asarray(expert_map)[index.clip(0, max(count - 1, 0))]
+    local = numpy.asarray(expert_map)[index.clip(0, count - 1)]
     return _tensors.int32_ids("expert_map", numpy.where(mine, local, -1))
 
 

@@ -300,6 +300,24 @@ def test_more_tokens_than_one_launch_takes(cpu, monkeypatch):
     assert close(moejit.fused_experts(*arguments), problem)
 
 
+def test_lengths_are_checked_before_cutting(cpu, monkeypatch):
+    """Slices of tensors that are too long, or end where a launch ends, look right one by one."""
+    monkeypatch.setattr(moejit.ops, "_MAX_TOKENS", 16)
+    config = CONFIG.replace(intermediate_size=80)
+    x, w13, w2, weights, ids = tensors(Problem(config, 40))
+    with pytest.raises(moejit.InvalidArgument, match=r"topk_ids has shape \[40, 2\]: must be \[32, 2\]"):
+        torch.ops.moejit.fused_moe(x[:32], w13, w2, weights[:32], ids)
+    with pytest.raises(moejit.InvalidArgument, match=r"topk_weights has shape \[32, 2\]: must be \[40, 2\]"):
+        torch.ops.moejit.fused_moe(x, w13, w2, weights[:32], ids)
+    out = torch.full((48, 64), 7.0, dtype=torch.bfloat16)
+    for wrong in (out, out[:32], out[:40, :32]):
+        with pytest.raises(moejit.InvalidArgument, match=r"out has shape .*: must be \[40, 64\]"):
+            torch.ops.moejit.fused_moe_out(x, w13, w2, weights, ids, wrong)
+        with pytest.raises(moejit.InvalidArgument, match=r"out has shape .*: must be \[40, 64\]"):
+            moejit.fused_experts(x, w13, w2, weights, ids, out=wrong)
+    assert bool((out == 7).all())  # nothing was launched
+
+
 # ---- fused_experts and route ----
 
 
@@ -308,6 +326,44 @@ def test_fused_experts(cpu):
     x, w13, w2, weights, ids = tensors(problem, torch.int64)
     assert close(moejit.fused_experts(x, w13, w2, weights, ids), problem)
     assert moejit.fused_experts(x, w13, w2, weights, ids, inplace=True) is x and close(x, problem)
+
+
+def test_fused_experts_names_its_own_arguments(cpu):
+    x, w1, w2, weights, ids = tensors(Problem(CONFIG, 5))
+    good = dict(hidden_states=x, w1=w1, w2=w2, topk_weights=weights, topk_ids=ids)
+    moejit.fused_experts(**good)
+    for name, value, word in (
+            ("hidden_states", x.double(), "has dtype float64: must be f32, bf16 or f16"),
+            ("hidden_states", x.int(), "has dtype i32"),
+            ("hidden_states", torch.empty(64, 5, dtype=torch.bfloat16).t(), "row-major"),
+            ("hidden_states", None, "has type NoneType"),
+            ("hidden_states", x[0], "has shape"),
+            ("w1", None, "has type NoneType"),
+            ("w1", w1.half(), "has dtype f16"),
+            ("w1", torch.empty(8, 64, 96, dtype=torch.bfloat16).transpose(1, 2), "row-major"),
+            ("w1", w1[:4].contiguous(), "shape"),
+            ("w2", None, "has type NoneType"),
+            ("w2", w2.half(), "has dtype f16"),
+            ("w2", w2[:, :32].contiguous(), "has shape"),
+            ("topk_ids", None, "has type NoneType"),
+            ("topk_ids", ids[:3], "has shape"),
+            ("topk_weights", None, "has type NoneType"),
+            ("topk_weights", weights[:3], "has shape"),
+            ("expert_map", torch.zeros(2, 4, dtype=torch.int32), "has shape"),
+            ("expert_map", torch.zeros(0, dtype=torch.int32), "has shape"),
+            ("expert_map", torch.zeros(8), "has shape .* dtype f32"),
+            ("expert_map", np.zeros(8, np.int32), "has type ndarray"),
+            ("expert_map", [0] * 8, "has type list"),
+            ("out", x, "overlaps hidden_states"),
+    ):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {'w2' if word == 'shape' else name} .*{word}"):
+            moejit.fused_experts(**{**good, name: value})
+    config = CONFIG.replace(bias=True, dtype="f32")
+    problem = Problem(config, 5)
+    b1, b2 = torch.from_numpy(problem.b13), torch.from_numpy(problem.b2)
+    for name, biases in (("w1_bias", (b1[:, :3], b2)), ("w2_bias", (b1, b2.half()))):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {name} has"):
+            moejit.fused_experts(*tensors(problem), w1_bias=biases[0], w2_bias=biases[1])
 
 
 def test_expert_map(cpu):
@@ -360,6 +416,22 @@ def test_dlpack_object(kernel):
     transposed = Foreign(torch.empty(64, 5, dtype=torch.bfloat16).t())
     with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: x .*row-major"):
         kernel(transposed, *tensors(problem)[1:], out)
+
+
+def test_dlpack_objects_in_fused_experts(cpu):
+    class Foreign:
+        def __init__(self, tensor):
+            self.__dlpack_device__, self.__dlpack__ = tensor.__dlpack_device__, tensor.__dlpack__
+
+    problem = Problem(CONFIG, 5)
+    out = torch.empty(5, 64, dtype=torch.bfloat16)
+    foreign = [Foreign(tensor) for tensor in tensors(problem)]
+    moejit.fused_experts(*foreign, out=out)
+    assert close(out, problem)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: inplace = True: hidden_states has type Foreign"):
+        moejit.fused_experts(*foreign, out=out, inplace=True)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: topk_ids has type Foreign"):
+        moejit.fused_experts(*foreign, out=out, expert_map=torch.arange(8, dtype=torch.int32))
 
 
 def test_numpy_and_torch_give_the_same_bits(kernel):
