@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import operator
 import os
 from typing import Any, Dict, Union
 
@@ -12,6 +13,17 @@ from ._library import library
 from .errors import InvalidArgument, NotFound
 
 ConfigLike = Union["MoeConfig", Dict[str, Any], str]
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """value as an int: what ctypes would take silently cut, or refuse without the argument's name."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidArgument(f"{name} = {value!r}: must be an integer") from None
+    if not low <= number <= high:
+        raise InvalidArgument(f"{name} = {number}: must be between {low} and {high}")
+    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +78,10 @@ class MoeConfig:
     router: RouterConfig = dataclasses.field(default_factory=RouterConfig)
 
     def __post_init__(self) -> None:
+        for name in ("num_experts", "top_k", "hidden_size", "intermediate_size", "num_shared_experts"):
+            value = getattr(self, name)
+            if type(value) is not int and not isinstance(value, bool) and hasattr(value, "__index__"):
+                object.__setattr__(self, name, operator.index(value))  # NumPy's integers
         if isinstance(self.router, dict):
             object.__setattr__(self, "router", RouterConfig(**self.router))
 
@@ -142,8 +158,12 @@ class ConfigHandle:
         fields = config.to_dict()
         try:
             text = json.dumps(fields)
-        except TypeError as error:
-            raise InvalidArgument(f"config: {error}") from None
+        except TypeError:
+            for name, value in fields.items():
+                if not isinstance(value, (str, int, float, dict)):
+                    raise InvalidArgument(f"{name} = {value!r}: has type {type(value).__name__}, which no field of "
+                                          "MoeConfig has") from None
+            raise InvalidArgument(f"router = {config.router!r}: its fields must be strings, numbers and bools") from None
         return cls.from_json(text)
 
     def __enter__(self) -> "ConfigHandle":

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from . import _tensors
 from ._library import LAUNCH_ARGS, ROUTED_LAUNCH_ARGS, OptionsStruct, library
-from .config import ConfigHandle, ConfigLike, MoeConfig, as_config
+from .config import ConfigHandle, ConfigLike, MoeConfig, as_config, integer
 from .errors import DeviceError, InvalidArgument, Unsupported
 
 _POLICIES = {"cached": 0, "tune": 1, "frozen": 2}
@@ -62,6 +62,12 @@ def get_kernel(config: "Optional[ConfigLike]" = None, *, device: Any = "auto", m
     elif fields:
         config = as_config(config).replace(**fields)
     layer = as_config(config)
+    max_tokens = integer("max_tokens", max_tokens, -2**63, 2**63 - 1)
+    num_threads = integer("num_threads", num_threads, -2**31, 2**31 - 1)
+    if tokens is not None:
+        if not hasattr(tokens, "__iter__"):
+            raise InvalidArgument(f"tokens = {tokens!r}: must be a sequence of integers")
+        tokens = [integer("tokens", count, -2**63, 2**63 - 1) for count in tokens]
     if policy not in _POLICIES:
         raise InvalidArgument(f"policy = {policy!r}: must be one of {', '.join(_POLICIES)}")
     name = device_name(device)

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Dict, Optional, Tuple
 
 from . import _tensors
-from .config import MoeConfig, RouterConfig
+from .config import MoeConfig, RouterConfig, integer
 from .errors import InvalidArgument, Unsupported
 from .kernel import Kernel, get_kernel
 
@@ -211,6 +211,7 @@ def route(router_logits: Any, top_k: int, *, scoring: str = "softmax", order: st
     if len(seen.shape) != 2:
         raise InvalidArgument(f"router_logits has shape {_tensors.shape_text(seen.shape)}: must be [T, E]")
     tokens, experts = seen.shape
+    top_k = integer("top_k", top_k, -2**31, 2**31 - 1)
     place = seen.device if device is None else device
     router = RouterConfig(scoring=scoring, order=order, correction_bias=correction_bias is not None, n_group=n_group,
                           topk_group=topk_group, renormalize=renormalize, scaling_factor=float(scaling_factor))

@@ -53,6 +53,8 @@ def describe(x: Any, w13: Any, w2: Any, topk_ids: Any, has_bias: bool, layer: st
         fields = json.loads(layer) if layer else {}
     except ValueError as error:
         raise InvalidArgument(f"layer = {layer!r}: must be JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidArgument(f"layer = {layer!r}: must be a JSON object")
     for name, tensor, dimensions in (("x", x, 2), ("w13", w13, 3), ("w2", w2, 3), ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dimensions:
             raise InvalidArgument(f"{name} has shape {list(tensor.shape)}: must have {dimensions} dimensions")
@@ -60,6 +62,8 @@ def describe(x: Any, w13: Any, w2: Any, topk_ids: Any, has_bias: bool, layer: st
         raise InvalidArgument(f"x has dtype {x.dtype}: must be float32, bfloat16 or float16")
     inner = w2.shape[1] if fields.get("transposed") else w2.shape[2]
     shared = fields.get("num_shared_experts", 0)
+    if not isinstance(shared, int):
+        raise InvalidArgument(f"layer = {layer!r}: num_shared_experts = {shared!r}: must be an integer")
     try:
         return MoeConfig(num_experts=w2.shape[0] - shared, top_k=topk_ids.shape[1], hidden_size=x.shape[1],
                          intermediate_size=inner, dtype=_DTYPES[x.dtype], bias=has_bias, **fields)

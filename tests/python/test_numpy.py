@@ -79,6 +79,27 @@ def test_config_errors_name_the_field():
         moejit.get_kernel(CONFIG, device="abacus")
 
 
+def test_values_of_other_types_are_named(cpu):
+    for name, value in (("tokens", 5), ("tokens", ["1"]), ("tokens", [2**70]), ("max_tokens", "8"), ("max_tokens", 8.0),
+                        ("max_tokens", 2**70), ("num_threads", "2"), ("num_threads", 2**40)):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {name} = .*must be"):
+            moejit.get_kernel(CONFIG, device=cpu, **{name: value})
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: top_k = 2.0: must be an integer"):
+        moejit.route(np.zeros((2, 8), np.float32), 2.0)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: activation = .*type object"):
+        CONFIG.replace(activation=object()).check()
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: router = .*must be"):
+        CONFIG.replace(router=moejit.RouterConfig(n_group=object())).check()
+
+
+def test_integers_of_numpy(cpu):
+    config = moejit.MoeConfig(num_experts=np.int64(8), top_k=np.int32(2), hidden_size=np.int64(64), intermediate_size=48)
+    assert config == CONFIG and config.to_json() == CONFIG.to_json() and type(config.num_experts) is int
+    kernel = moejit.get_kernel(config, device=cpu, max_tokens=np.int64(4), tokens=np.array([1, 2]))
+    assert kernel.max_tokens == 4
+    assert moejit.route(np.zeros((2, 8), np.float32), np.int64(2))[1].shape == (2, 2)
+
+
 def test_errors_can_be_pickled():
     back = pickle.loads(pickle.dumps(moejit.CompileError("no", "line 1")))
     assert type(back) is moejit.CompileError and back.log == "line 1" and str(back) == "COMPILE_ERROR: no"

@@ -256,6 +256,9 @@ def test_operator_of_a_layer_with_everything(cpu):
         torch.ops.moejit.fused_moe(*tensors(problem), b13, None, layer)
     with pytest.raises(moejit.InvalidArgument, match="layer"):
         torch.ops.moejit.fused_moe(*tensors(problem), b13, b2, '{"colour": 1}')
+    for wrong in ("[1]", "1", '{"num_shared_experts": "1"}', '{"router": {"colour": 1}}', "{"):
+        with pytest.raises(moejit.InvalidArgument, match="layer = "):
+            torch.ops.moejit.fused_moe(*tensors(problem), b13, b2, wrong)
 
 
 def test_opcheck(cpu):
