@@ -65,7 +65,14 @@ std::vector<Target> targets() {
            .l1_bytes = 0,
            .l2_bytes = 50 << 20,
            .shared_bytes = 232448,
-           .registers = 65536}};
+           .registers = 65536},
+          {.backend = BackendKind::kHip,
+           .arch = "gfx942",
+           .num_units = 304,
+           .l1_bytes = 0,
+           .l2_bytes = 4 << 20,
+           .shared_bytes = 64 << 10,
+           .registers = 131072}};
 }
 
 std::string launches(const KernelSource& source) {
