@@ -352,12 +352,24 @@ def arguments():
         args.device = "cuda:0" if torch.cuda.is_available() else "cpu"
     on_gpu = args.device.startswith("cuda")
     args.layers = (args.layers or ("qwen3-30b-a3b" if on_gpu else "tiny")).split(",")
+    for layer in args.layers:
+        layer_sizes(layer)  # a wrong one ends it before anything is measured
     args.tokens = args.tokens or ([1, 8, 32, 128, 512, 2048] if on_gpu else [1, 8, 32])
     args.peers = args.peers.split(",") if args.peers else list(implementations.PEERS)
     for name in args.peers:
         if name not in implementations.PEERS:
             parser.error(f"--peers: {name!r} is not one of {', '.join(implementations.PEERS)}")
     return args
+
+
+def layer_sizes(layer):
+    """E, K, H, I of a name or of E:K:H:I."""
+    if layer in LAYERS:
+        return LAYERS[layer]
+    sizes = layer.split(":")
+    if len(sizes) != 4 or not all(size.isdigit() for size in sizes):
+        raise SystemExit(f"peers.py: --layers: {layer!r} is neither E:K:H:I nor one of {', '.join(LAYERS)}")
+    return tuple(int(size) for size in sizes)
 
 
 def main():
@@ -379,7 +391,7 @@ def main():
     failed = False
     for layer in args.layers:
         try:
-            sizes = LAYERS[layer] if layer in LAYERS else tuple(int(size) for size in layer.split(":"))
+            sizes = layer_sizes(layer)
             problem = Problem(layer, sizes, args, device)
         except Exception as error:
             log(f"{layer}: {error!r:.200}")

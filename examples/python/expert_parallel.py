@@ -46,6 +46,9 @@ def problem(config, tokens, device):
 
 
 def main():
+    if "RANK" not in os.environ:
+        raise SystemExit("expert_parallel.py: one process of several: run it with\n"
+                         "    torchrun --nproc-per-node 2 examples/python/expert_parallel.py")
     on_gpu = torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpu else "gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()

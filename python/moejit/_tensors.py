@@ -142,7 +142,7 @@ def _from_array_interface(name: str, tensor: Any) -> View:
     if dtype is None:
         # ml_dtypes has types that NumPy's protocol can only call "two opaque bytes".
         own = getattr(getattr(tensor, "dtype", None), "name", text)
-        dtype = "bf16" if own == "bfloat16" else own
+        dtype = "bf16" if own == "bfloat16" else f"big-endian {own}" if text[0] == ">" else own
     shape = tuple(interface["shape"])
     dense = is_dense(shape, interface.get("strides"), int(text[2:]))
     pointer, read_only = interface["data"]

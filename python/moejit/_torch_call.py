@@ -28,7 +28,8 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
     pointer, launch, pack, size_of_args = kernel._pointer, kernel._launch, LAUNCH_ARGS.pack, LAUNCH_ARGS.size
     workspaces = kernel._workspaces
     is_grad_enabled, empty_like = torch.is_grad_enabled, torch.empty_like
-    row_bytes = hidden * (4 if config.dtype == "f32" else 2)
+    item = 4 if config.dtype == "f32" else 2
+    row_bytes, w13_bytes, w2_bytes = hidden * item, w13_shape.numel() * item, w2_shape.numel() * item
     capturing = torch.cuda.is_current_stream_capturing
     raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     if raw_stream is None:
@@ -66,9 +67,12 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
                 out_pointer = out.data_ptr()
             else:
                 out_pointer = out.data_ptr()
+                out_bytes = tokens * row_bytes
                 if (out.shape != x_shape or out.dtype is not dtype or not out.is_contiguous()
                         or out.get_device() != index
-                        or abs(out_pointer - x_pointer) < tokens * row_bytes):
+                        or -out_bytes < out_pointer - x_pointer < out_bytes
+                        or -out_bytes < out_pointer - w13_pointer < w13_bytes
+                        or -out_bytes < out_pointer - w2_pointer < w2_bytes):
                     return None
             if on_gpu:
                 stream = raw_stream(index)

@@ -46,7 +46,7 @@ class Error(RuntimeError):
 
 
 class InvalidArgument(Error, ValueError):
-    """An argument breaks a documented rule; the message begins with its name."""
+    """An argument breaks a documented rule; `.message` begins with its name (str() puts the status in front)."""
 
     status = Status.INVALID_ARGUMENT
 

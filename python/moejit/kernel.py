@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import sys
 import threading
@@ -172,8 +173,8 @@ class Kernel:
 
         On a GPU the work is enqueued on torch's (else CuPy's) current stream, or on `stream`, and the call returns; it
         may be captured in a CUDA graph. workspace: uint8, workspace_size(T) bytes, 256-byte aligned; None: the kernel
-        keeps one per thread and stream. Out must not overlap the inputs. Raises InvalidArgument, which begins with the
-        argument's name; Unsupported where torch would have to record a gradient.
+        keeps one per thread and stream. Out must not overlap the inputs. Raises InvalidArgument, whose .message begins
+        with the argument's name; Unsupported where torch would have to record a gradient.
         """
         if b13 is None and workspace is None and stream is None and not strict:
             fast = self._torch
@@ -279,9 +280,11 @@ class Kernel:
                  for name, tensor, shape, meaning in wanted]
         target = _tensors.checked("out", out, (tokens, config.hidden_size), "[T, H]", dtypes, self._host_device, stream,
                                   writable=True)
-        size = tokens * config.hidden_size * _tensors.SIZES[config.dtype]
-        if abs(target.pointer - views[0].pointer) < size:
-            raise InvalidArgument("out overlaps x: must be memory of its own")
+        item = _tensors.SIZES[config.dtype]
+        size = tokens * config.hidden_size * item
+        for (name, *_), seen in zip(wanted, views):
+            if -size < target.pointer - seen.pointer < math.prod(seen.shape) * item and size:
+                raise InvalidArgument(f"out overlaps {name}: must be memory of its own")
         pointers = [seen.pointer for seen in views] + [0] * (5 - len(views)) + [target.pointer]
         return tokens, pointers, out, views + [target]
 

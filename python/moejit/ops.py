@@ -158,7 +158,9 @@ _OWN_NAMES = {"x": "hidden_states", "w13": "w1", "b13": "w1_bias", "b2": "w2_bia
 def _in_own_names(error: InvalidArgument) -> InvalidArgument:
     """The error of a kernel, whose arguments have other names."""
     name, space, rest = error.message.partition(" ")
-    rest = rest.replace("overlaps x:", "overlaps hidden_states:")
+    if name == "out" and rest.startswith("overlaps "):
+        other = rest.split()[1].rstrip(":")
+        rest = rest.replace(other, _OWN_NAMES.get(other, other), 1)
     return InvalidArgument(_OWN_NAMES.get(name, name) + space + rest, error.log)
 
 

@@ -61,6 +61,16 @@ def test_expert_parallel(cpu, ranks):
         assert worker.returncode == 0 and "differs from one process by" in text, text
 
 
+def test_what_is_missing_is_said():
+    pytest.importorskip("torch")
+    env = {name: value for name, value in environment().items() if name != "RANK"}
+    for arguments, words in (([example("expert_parallel.py")], "torchrun --nproc-per-node"),
+                             ([os.path.join(ROOT, "bench", "peers.py"), "--layers", "mixtral"], "nor one of qwen3-30b-a3b")):
+        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=100,
+                              check=False)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_peers(cpu, tmp_path):
     pytest.importorskip("torch")
     text = run(os.path.join(ROOT, "bench", "peers.py"), "--layers", "8:2:64:48", "--tokens", "1,5", "--seconds", "0.2",

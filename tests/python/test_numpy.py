@@ -249,6 +249,12 @@ def test_out_is_checked(kernel):
         kernel(*arguments, b2=arguments[0])
 
 
+def test_big_endian_arrays_are_called_so(kernel):
+    x, w13, w2, weights, ids = Problem(CONFIG, 4).arguments()
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: topk_weights has dtype big-endian float32"):
+        kernel(x, w13, w2, weights.astype(">f4"), ids)
+
+
 def test_dense_strides():
     assert _tensors.is_dense((2, 3), (3, 1)) and _tensors.is_dense((2, 3), None)
     assert _tensors.is_dense((1, 3), (77, 1)) and _tensors.is_dense((0, 3), (9, 9))

@@ -87,6 +87,12 @@ def test_out_is_checked(kernel):
                       (torch.empty(5, 64, dtype=torch.bfloat16), "shape")):
         with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: out .*{word}"):
             kernel(*arguments, out)
+    x, w13, w2, weights, ids = arguments
+    for name, own, weight in (("w13", "w1", w13), ("w2", "w2", w2)):
+        inside = weight.view(-1)[64:64 + x.numel()].view_as(x)
+        for call, called in ((kernel, name), (moejit.fused_experts, own)):
+            with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: out overlaps {called}:"):
+                call(x, w13, w2, weights, ids, out=inside)
 
 
 def test_weights_that_change_are_seen(kernel):
