@@ -168,7 +168,7 @@ class Kernel:
 
         x [T, H], w13, w2, b13, b2 as MoeConfig says; topk_weights [T, K] f32; topk_ids [T, K] int32. An id outside
         [0, E) is skipped and adds 0; `strict` refuses it (and synchronises a GPU). int64 ids and bf16 or f16 weights
-        are converted, which costs two small kernels a call. Tensors of torch, NumPy (bf16 as ml_dtypes.bfloat16, or
+        are converted, which costs up to three small kernels a call. Tensors of torch, NumPy (bf16 as ml_dtypes.bfloat16, or
         its bits as uint16), or of any library with DLPack; all on the kernel's device.
 
         On a GPU the work is enqueued on torch's (else CuPy's) current stream, or on `stream`, and the call returns; it
