@@ -411,6 +411,7 @@ def main():
         del problem, built
         if device.type == "cuda":
             torch.cuda.empty_cache()
+    peers_report.print_summary(report["rows"])
     for layer, missing in report["missing"].items():
         print(f"\n{layer}: not measured: " + "; ".join(f"{peer} ({why})" for peer, why in missing.items()))
     if args.json:

@@ -25,6 +25,19 @@ def print_table(rows):
               f"{row['error']:>9.1e}  {row['how']}{' ' + row['note'] if row['note'] else ''}")
 
 
+def print_summary(rows):
+    """How far moejit is ahead of the best peer of each point. Less than the limit is no time of the layer: left out."""
+    ratios = []
+    for key in {(row["layer"], row["tokens"]) for row in rows}:
+        best = [row["versus_moejit"] for row in rows if (row["layer"], row["tokens"]) == key and row["peer"] != "moejit"
+                and row["versus_moejit"] and row["share"] <= 1]
+        ratios += [min(best)] if best else []
+    if ratios:
+        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+        print(f"\nmoejit against the best peer of each of {len(ratios)} points: geometric mean {mean:.2f}x, "
+              f"least {min(ratios):.2f}x, ahead at {sum(ratio > 1 for ratio in ratios)}")
+
+
 def write_json(path, report):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(report, file, indent=1)

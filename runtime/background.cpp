@@ -7,8 +7,10 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/json_util.h"
 #include "base/log.h"
 #include "moejit/tuning.h"
 #include "runtime/state.h"
@@ -253,12 +255,16 @@ void note_kernel(const std::shared_ptr<const Kernel::State>& state) {
 inline namespace v1 {
 
 Status start_background_tuning(const BackgroundOptions& options) {
-  if (!(options.idle_s >= 0) || !(options.capture_quiet_s >= 0) ||
-      !(options.bucket_budget_s >= 0)) {
-    return invalid_argument("idle_s, capture_quiet_s, bucket_budget_s: must be 0 or more");
-  }
-  if (options.jobs < 0 || options.max_weight_bytes < 0) {
-    return invalid_argument("jobs, max_weight_bytes: must not be negative");
+  const std::pair<const char*, double> fields[] = {
+      {"idle_s", options.idle_s},
+      {"capture_quiet_s", options.capture_quiet_s},
+      {"bucket_budget_s", options.bucket_budget_s},
+      {"jobs", static_cast<double>(options.jobs)},
+      {"max_weight_bytes", static_cast<double>(options.max_weight_bytes)}};
+  for (const auto& [field, value] : fields) {
+    if (!(value >= 0))
+      return invalid_argument(std::string(field) + " = " + internal::json_number(value) +
+                              ": must be 0 or more");
   }
   return internal::background().start(options);
 }

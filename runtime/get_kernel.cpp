@@ -149,7 +149,10 @@ Status check_options(const MoeConfig& config, const Options& options) {
     return invalid_argument("num_threads = " + std::to_string(options.num_threads) +
                             ": must be from 0 (all) to 1024");
   }
-  if (!(options.tune_budget_s >= 0)) return invalid_argument("tune_budget_s: must be 0 or more");
+  if (!(options.tune_budget_s >= 0)) {
+    return invalid_argument("tune_budget_s = " + std::to_string(options.tune_budget_s) +
+                            ": must be 0 or more");
+  }
   return {};
 }
 

@@ -155,24 +155,6 @@ std::string text_of(const Ordered& json) {
 
 }  // namespace
 
-const char* to_string(TuneStage stage) {
-  switch (stage) {
-    case TuneStage::kProbe:
-      return "probe";
-    case TuneStage::kPrepare:
-      return "prepare";
-    case TuneStage::kCompile:
-      return "compile";
-    case TuneStage::kScreen:
-      return "screen";
-    case TuneStage::kFinal:
-      return "final";
-    case TuneStage::kDone:
-      break;
-  }
-  return "done";
-}
-
 Result<Isolation> isolation_from_string(std::string_view name) {
   if (name == "auto") return Isolation::kAuto;
   if (name == "on") return Isolation::kOn;
@@ -352,3 +334,27 @@ std::string to_json(const MoeConfig& config, const std::vector<Explanation>& exp
 }
 
 }  // namespace moejit::internal
+
+namespace moejit {
+inline namespace v1 {
+
+const char* to_string(TuneStage value) {
+  switch (value) {
+    case TuneStage::kProbe:
+      return "probe";
+    case TuneStage::kPrepare:
+      return "prepare";
+    case TuneStage::kCompile:
+      return "compile";
+    case TuneStage::kScreen:
+      return "screen";
+    case TuneStage::kFinal:
+      return "final";
+    case TuneStage::kDone:
+      break;
+  }
+  return "done";
+}
+
+}  // namespace v1
+}  // namespace moejit

@@ -31,7 +31,6 @@ std::string to_json(const std::vector<VerifyRow>& rows);
 std::string to_json(const MoeConfig& config, const std::vector<Explanation>& explanations);
 std::string to_json(const BackgroundStatus& status);
 
-const char* to_string(TuneStage stage);  // "probe", ..., "done"
 Result<Isolation> isolation_from_string(std::string_view name);
 
 }  // namespace moejit::internal

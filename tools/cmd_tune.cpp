@@ -13,29 +13,11 @@
 namespace moejit::tools {
 namespace {
 
-const char* stage_name(TuneStage stage) {
-  switch (stage) {
-    case TuneStage::kProbe:
-      return "probe";
-    case TuneStage::kPrepare:
-      return "prepare";
-    case TuneStage::kCompile:
-      return "compile";
-    case TuneStage::kScreen:
-      return "screen";
-    case TuneStage::kFinal:
-      return "final";
-    case TuneStage::kDone:
-      break;
-  }
-  return "done";
-}
-
 std::string progress_text(const TuneProgress& p, const std::string& layer) {
   if (p.stage == TuneStage::kProbe) return "measuring the limits of the device";
   char head[96];
   std::snprintf(head, sizeof head, "[%3d/%d] T%lld (%d/%d) %s ", p.done, p.total,
-                static_cast<long long>(p.tokens), p.bucket + 1, p.num_buckets, stage_name(p.stage));
+                static_cast<long long>(p.tokens), p.bucket + 1, p.num_buckets, to_string(p.stage));
   std::string text = head + layer;
   if (p.best_s > 0) {
     text += "  best " + internal::format_value(p.best_s, Unit::kSeconds);
@@ -54,7 +36,7 @@ std::string progress_json(const TuneProgress& p) {
   return "{\"tokens\":" + std::to_string(p.tokens) + ",\"bucket\":" + std::to_string(p.bucket) +
          ",\"num_buckets\":" + std::to_string(p.num_buckets) +
          ",\"layer\":" + std::to_string(p.layer) +
-         ",\"num_layers\":" + std::to_string(p.num_layers) + ",\"stage\":\"" + stage_name(p.stage) +
+         ",\"num_layers\":" + std::to_string(p.num_layers) + ",\"stage\":\"" + to_string(p.stage) +
          "\",\"done\":" + std::to_string(p.done) + ",\"total\":" + std::to_string(p.total) +
          ",\"failed\":" + std::to_string(p.failed) + ",\"best_s\":" + json_number(p.best_s) +
          ",\"best_share\":" + json_number(p.best_share) +

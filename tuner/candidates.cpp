@@ -94,7 +94,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
   for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
   const size_t limit =
       options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
-  // Explorers that the model does not choose: its blind spots show when one of them wins.
+  // Explorers from the whole space, wherever the model puts them: its blind spots show when one
+  // wins.
   const size_t explorers = options.exhaustive || limit < 4 ? 0 : limit < 8 ? 1 : 2;
   // The model's best, then its best of each family in turn, then of each kind: its error is larger
   // than the distance between neighbours, and families differ in what it does not know.
@@ -121,8 +122,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
   for (size_t r = 0; r < ranked.size() && room(); ++r) chooser.add_ranked(r);
   Random random(options.seed);
   for (size_t i = 0; i < explorers; ++i) {
-    const size_t r = random.below(std::max<size_t>(look, explorers));
-    if (chooser.size() < limit) chooser.add_ranked(std::min(r, ranked.size() - 1));
+    const size_t r = random.below(ranked.size());
+    if (chooser.size() < limit) chooser.add_ranked(r);
   }
   return chooser.take();
 }

@@ -32,6 +32,8 @@ enum class TuneStage : int32_t {
   kDone = 5
 };
 
+const char* to_string(TuneStage value);  // "probe", ..., "done"
+
 struct TuneProgress {
   int64_t tokens = 0;  // bucket at work
   int32_t bucket = 0, num_buckets = 0;

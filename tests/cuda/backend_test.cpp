@@ -3,7 +3,7 @@
 
 #include "backends/cuda/cuda_module.h"
 #include "backends/cuda/nvrtc.h"
-#include "configs.h"
+#include "tests/generators/gpu_configs.h"
 
 namespace moejit::internal {
 namespace {
@@ -74,7 +74,7 @@ TEST(CudaFamilies, EveryConfigHasALegalDefaultOnEveryArch) {
     const auto device = cuda_backend()->open(arch);
     ASSERT_TRUE(device.ok());
     const Target& target = (*device)->info().target;
-    std::vector<NamedConfig> configs = cuda_configs();
+    std::vector<NamedConfig> configs = gpu_configs();
     for (const ModelPreset& preset : model_presets())
       configs.push_back({preset.name, preset.config});
     for (const NamedConfig& c : configs) {
@@ -104,7 +104,7 @@ TEST(CudaFamilies, RefusalsNameParameterAndRule) {
   const auto device = cuda_backend()->open("sm_90a");
   ASSERT_TRUE(device.ok());
   const Target& target = (*device)->info().target;
-  const MoeConfig config = cuda_configs().front().config;
+  const MoeConfig config = gpu_configs().front().config;
   const Family* tile = find_family("cuda_tile90");
   ASSERT_NE(tile, nullptr);
   Schedule schedule = tile->default_schedule(config, target, 8192);

@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "backends/cuda/nvrtc.h"
-#include "configs.h"
+#include "tests/generators/gpu_configs.h"
 
 namespace moejit::internal {
 namespace {
@@ -27,7 +27,7 @@ TEST_P(CudaCompile, DefaultsCompileWithoutSpills) {
   const auto device = cuda_backend()->open(GetParam());
   ASSERT_TRUE(device.ok());
   const Target& target = (*device)->info().target;
-  const std::vector<NamedConfig> configs = cuda_configs();
+  const std::vector<NamedConfig> configs = gpu_configs();
   // All configs on the architecture with the most families, one in three elsewhere.
   const bool all = test_level() > 1 || std::string(GetParam()) == "sm_90a";
   for (size_t i = 0; i < configs.size(); i += all ? 1 : 3) {
@@ -80,7 +80,7 @@ TEST(CudaCompileErrors, OldCompilerNamesTheRemedy) {
 TEST(CudaProbe, CompilesAndShowsAssembly) {
   if (!cuda::Nvrtc::get().ok()) GTEST_SKIP() << cuda::Nvrtc::get().status().message();
   const auto device = cuda_backend()->open("sm_80");
-  const MoeConfig config = cuda_configs().front().config;
+  const MoeConfig config = gpu_configs().front().config;
   const Family* family = find_family("cuda_stream");
   const Target& target = (*device)->info().target;
   const auto text = (*device)->assembly(

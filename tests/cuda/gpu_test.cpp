@@ -5,7 +5,7 @@
 #include <map>
 
 #include "backends/cuda/driver.h"
-#include "configs.h"
+#include "tests/generators/gpu_configs.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
 #include "tuner/workload.h"
@@ -29,7 +29,7 @@ class CudaGpu : public ::testing::Test {
 };
 
 TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
-  for (const NamedConfig& c : cuda_configs()) {
+  for (const NamedConfig& c : gpu_configs()) {
     auto weights = Weights::make(c.config, *device_, 1);
     ASSERT_TRUE(weights.ok()) << weights.status().to_string();
     for (const Family* family : families()) {

@@ -8,7 +8,7 @@
 #include "backends/hip/code_object.h"
 #include "backends/hip/hip_device.h"
 #include "backends/hip/hiprtc.h"
-#include "tests/hip/configs.h"
+#include "tests/generators/gpu_configs.h"
 
 namespace moejit::internal::hip {
 namespace {
@@ -98,7 +98,7 @@ struct Compiled {
 Result<Compiled> compile_for(const std::string& arch) {
   const auto device = HipDevice::compile_only(arch);
   const Family* family = find_family("hip_stream");
-  const MoeConfig config = hip_configs().front().config;
+  const MoeConfig config = gpu_configs().front().config;
   const Target& target = (*device)->info().target;
   Compiled compiled;
   compiled.source = family->emit(config, target, family->default_schedule(config, target, 1));

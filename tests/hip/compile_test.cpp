@@ -7,7 +7,7 @@
 #include "backends/hip/code_object.h"
 #include "backends/hip/hiprtc.h"
 #include "generator/probe.h"
-#include "tests/hip/configs.h"
+#include "tests/generators/gpu_configs.h"
 
 namespace moejit::internal {
 namespace {
@@ -41,7 +41,7 @@ TEST_P(HipCompile, DefaultsCompileWithoutSpills) {
   const auto device = hip_backend()->open(GetParam());
   ASSERT_TRUE(device.ok());
   const Target& target = (*device)->info().target;
-  const std::vector<NamedConfig> configs = hip_configs();
+  const std::vector<NamedConfig> configs = gpu_configs();
   for (size_t i = 0; i < configs.size(); ++i) {
     const NamedConfig& c = configs[i];
     for (const Family* family : families()) {
@@ -155,7 +155,7 @@ TEST(HiprtcCompile, EveryFamily) {
   if (!hiprtc.ok()) GTEST_SKIP() << hiprtc.status().message();
   const auto device = hip_backend()->open("gfx90a");
   const Target& target = (*device)->info().target;
-  for (const NamedConfig& c : hip_configs()) {
+  for (const NamedConfig& c : gpu_configs()) {
     for (const Family* family : families()) {
       if (family->why_not(c.config, target)) continue;
       const Schedule schedule = family->default_schedule(c.config, target, 8192);

@@ -13,7 +13,7 @@ struct NamedConfig {
   std::string name;
   MoeConfig config;
 };
-inline std::vector<NamedConfig> cuda_configs() {
+inline std::vector<NamedConfig> gpu_configs() {
   MoeConfig plain;
   plain.num_experts = 8;
   plain.top_k = 2;
