@@ -41,8 +41,8 @@ def problem(config, tokens, device):
     x = torch.randn(tokens, config.hidden_size, generator=random)
     w13 = torch.randn(config.num_experts, 2 * config.intermediate_size, config.hidden_size, generator=random) * 0.05
     w2 = torch.randn(config.num_experts, config.hidden_size, config.intermediate_size, generator=random) * 0.05
-    weights, ids = moejit.route(torch.randn(tokens, config.num_experts, generator=random), config.top_k, renormalize=True)
-    return [tensor.to(device) for tensor in (x, w13, w2, weights, ids)]
+    logits = torch.randn(tokens, config.num_experts, generator=random).to(device)
+    return [tensor.to(device) for tensor in (x, w13, w2)] + list(moejit.route(logits, config.top_k, renormalize=True))
 
 
 def main():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 from ctypes import POINTER, Structure, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
@@ -33,6 +34,12 @@ class View:
         self.device = device
         self.read_only = read_only
         self.owner = owner
+
+
+    @property
+    def size(self) -> int:
+        """Bytes, of a dense tensor of a known dtype."""
+        return math.prod(self.shape) * SIZES[self.dtype]
 
 
 def is_dense(shape: Sequence[int], strides: Optional[Sequence[int]], unit: int = 1) -> bool:
@@ -130,6 +137,8 @@ def _from_torch(name: str, tensor: Any) -> View:
     torch = sys.modules.get("torch")
     if torch is not None and tensor.layout is not torch.strided:
         raise InvalidArgument(f"{name} has layout {tensor.layout}: must be a dense tensor")
+    if tensor.is_neg():  # its memory holds the values with the other sign
+        raise InvalidArgument(f"{name} is a negated view: must be plain memory (Tensor.resolve_neg makes a copy)")
     dtype = str(tensor.dtype).rpartition(".")[2]
     return View(tensor.data_ptr(), tuple(tensor.shape), tensor.is_contiguous(), _TORCH_NAMES.get(dtype, dtype),
                 torch_device(tensor.device), False, tensor)
@@ -182,6 +191,14 @@ def checked(name: str, tensor: Any, shape: Sequence[int], meaning: str, dtypes: 
     if writable and seen.read_only:
         raise InvalidArgument(f"{name} is read-only: must be writable")
     return seen
+
+
+def separate(name: str, written: View, others: "Sequence[Tuple[str, View]]") -> None:
+    """Raises InvalidArgument where `written`, the argument `name`, shares memory with one of the others."""
+    begin, size = written.pointer, written.size
+    for other, seen in others:
+        if size and -size < begin - seen.pointer < seen.size:
+            raise InvalidArgument(f"{name} overlaps {other}: must be memory of its own")
 
 
 class HostMemory:

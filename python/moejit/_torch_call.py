@@ -61,18 +61,22 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
             if is_grad_enabled() and (x.requires_grad or w13.requires_grad or w2.requires_grad
                                       or topk_weights.requires_grad or (out is not None and out.requires_grad)):
                 return None
-            x_pointer = x.data_ptr()
+            if x.is_neg() or w13.is_neg() or w2.is_neg() or topk_weights.is_neg() or topk_ids.is_neg():
+                return None
+            x_pointer, ids_pointer, weights_pointer = x.data_ptr(), topk_ids.data_ptr(), topk_weights.data_ptr()
             if out is None:
                 out = empty_like(x)
                 out_pointer = out.data_ptr()
             else:
                 out_pointer = out.data_ptr()
-                out_bytes = tokens * row_bytes
-                if (out.shape != x_shape or out.dtype is not dtype or not out.is_contiguous()
+                out_bytes, choice_bytes = tokens * row_bytes, tokens * top_k * 4
+                if (out.is_neg() or out.shape != x_shape or out.dtype is not dtype or not out.is_contiguous()
                         or out.get_device() != index
                         or -out_bytes < out_pointer - x_pointer < out_bytes
                         or -out_bytes < out_pointer - w13_pointer < w13_bytes
-                        or -out_bytes < out_pointer - w2_pointer < w2_bytes):
+                        or -out_bytes < out_pointer - w2_pointer < w2_bytes
+                        or -out_bytes < out_pointer - ids_pointer < choice_bytes
+                        or -out_bytes < out_pointer - weights_pointer < choice_bytes):
                     return None
             if on_gpu:
                 stream = raw_stream(index)
@@ -84,7 +88,7 @@ def make_call(kernel: "Kernel") -> Callable[..., Any]:
             if tokens > most:
                 return None
             arguments = pack(size_of_args, 0, tokens, x_pointer, w13_pointer, w2_pointer, 0, 0,
-                             topk_ids.data_ptr(), topk_weights.data_ptr(), out_pointer, workspace, workspace_size)
+                             ids_pointer, weights_pointer, out_pointer, workspace, workspace_size)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             return None  # no tensor of torch, no memory behind it, no workspace yet, x not of two dimensions
         # A failure too: the general path finds it again, or that a tensor of the meta device has no address.

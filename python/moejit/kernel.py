@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import math
 import os
+import re
 import sys
 import threading
 import weakref
@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from . import _tensors
 from ._library import LAUNCH_ARGS, ROUTED_LAUNCH_ARGS, OptionsStruct, library
 from .config import ConfigHandle, ConfigLike, MoeConfig, as_config, integer
-from .errors import DeviceError, InvalidArgument, Unsupported
+from .errors import DeviceError, Error, InvalidArgument, Unsupported
 
 _POLICIES = {"cached": 0, "tune": 1, "frozen": 2}
 _LOGIT_DTYPES = {"f32": 0, "bf16": 1, "f16": 2}
@@ -171,10 +171,11 @@ class Kernel:
         are converted, which costs up to three small kernels a call. Tensors of torch, NumPy (bf16 as ml_dtypes.bfloat16, or
         its bits as uint16), or of any library with DLPack; all on the kernel's device.
 
-        On a GPU the work is enqueued on torch's (else CuPy's) current stream, or on `stream`, and the call returns; it
-        may be captured in a CUDA graph. workspace: uint8, workspace_size(T) bytes, 256-byte aligned; None: the kernel
-        keeps one per thread and stream. Out must not overlap the inputs. Raises InvalidArgument, whose .message begins
-        with the argument's name; Unsupported where torch would have to record a gradient.
+        On a GPU the work is enqueued on the current stream of x's library (of torch, else CuPy, where x is neither's),
+        or on `stream`, and the call returns; it may be captured in a CUDA graph. workspace: uint8, workspace_size(T)
+        bytes, 256-byte aligned; None: the kernel keeps one per thread and stream. Out must not overlap the inputs.
+        Raises InvalidArgument, whose .message begins with the argument's name; Unsupported where torch would have to
+        record a gradient.
         """
         if b13 is None and workspace is None and stream is None and not strict:
             fast = self._torch
@@ -205,6 +206,7 @@ class Kernel:
         tokens, pointers, out, keep = self._common(x, w13, w2, b13, b2, out, stream_number)
         logits = _tensors.checked("router_logits", router_logits, (tokens, config.num_experts), "[T, E]",
                                   tuple(_LOGIT_DTYPES), self._host_device, stream_number, 2)
+        keep.append(("router_logits", logits))
         chosen = [0, 0, 0]
         for slot, (name, tensor, shape, meaning, dtype) in enumerate((
                 ("correction_bias", correction_bias, (config.num_experts,), "[E]", "f32"),
@@ -214,7 +216,10 @@ class Kernel:
                 seen = _tensors.checked(name, tensor, shape, meaning, (dtype,), self._host_device, stream_number, 4,
                                         writable=slot > 0)
                 chosen[slot] = seen.pointer
-                keep.append(seen)
+                keep.append((name, seen))
+        for name, seen in keep:
+            if name in ("out", "topk_ids", "topk_weights"):
+                _tensors.separate(name, seen, [other for other in keep if other[0] != name])
         place, size, owner = self._workspace(tokens, workspace, x, stream_number)
         arguments = ROUTED_LAUNCH_ARGS.pack(
             ROUTED_LAUNCH_ARGS.size, _LOGIT_DTYPES[logits.dtype], tokens, pointers[0], pointers[1], pointers[2],
@@ -235,6 +240,7 @@ class Kernel:
                                    self._host_device, stream_number, 2)
         ids = _tensors.checked("topk_ids", topk_ids, shape, "[T, K]", ("i32", "i64"), self._host_device,
                                stream_number, 4)
+        _tensors.separate("out", keep[-1][1], [("topk_weights", weights), ("topk_ids", ids)])
         if weights.dtype != "f32":
             weights = _tensors.view("topk_weights", _tensors.convert("topk_weights", topk_weights, "float32"))
         if ids.dtype != "i32":
@@ -245,7 +251,7 @@ class Kernel:
         status = self._launch(self._pointer, arguments, stream_number)
         del keep, owner
         if status:
-            raise self._lib.error(status)
+            raise _with_wide_id(self._lib.error(status), topk_ids)
         if self._torch is None and hasattr(x, "data_ptr"):
             from ._torch_call import make_call
 
@@ -253,8 +259,8 @@ class Kernel:
         return out
 
     def _common(self, x: Any, w13: Any, w2: Any, b13: Any, b2: Any, out: Any,
-                stream: int) -> Tuple[int, List[int], Any, List[Any]]:
-        """Checks the arguments of both kinds of launch: tokens, addresses, out, what must stay alive."""
+                stream: int) -> "Tuple[int, List[int], Any, List[Tuple[str, _tensors.View]]]":
+        """Checks the arguments of both kinds of launch: tokens, addresses, out, and the views, which must stay alive."""
         if self._forked:
             raise DeviceError("kernel: it was made before fork(), which no GPU context survives; call get_kernel in the "
                               "child, or start workers with the spawn method")
@@ -280,13 +286,10 @@ class Kernel:
                  for name, tensor, shape, meaning in wanted]
         target = _tensors.checked("out", out, (tokens, config.hidden_size), "[T, H]", dtypes, self._host_device, stream,
                                   writable=True)
-        item = _tensors.SIZES[config.dtype]
-        size = tokens * config.hidden_size * item
-        for (name, *_), seen in zip(wanted, views):
-            if -size < target.pointer - seen.pointer < math.prod(seen.shape) * item and size:
-                raise InvalidArgument(f"out overlaps {name}: must be memory of its own")
+        named = [(name, seen) for (name, *_), seen in zip(wanted, views)] + [("out", target)]
+        _tensors.separate("out", target, named[:-1])
         pointers = [seen.pointer for seen in views] + [0] * (5 - len(views)) + [target.pointer]
-        return tokens, pointers, out, views + [target]
+        return tokens, pointers, out, named
 
     def _on_stream(self, x: Any, stream: Any) -> Any:
         """What torch allocates for a launch belongs to the stream of the launch, also where that is another than its
@@ -304,6 +307,8 @@ class Kernel:
                 stream = getattr(stream, attribute, stream)
             return int(stream)
         torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+        if cupy is not None and (type(x).__module__.startswith("cupy") or torch is None):
+            return cupy.cuda.get_current_stream().ptr
         if torch is not None and torch.cuda.is_initialized():
             return torch.cuda.current_stream(int(self.device.rpartition(":")[2])).cuda_stream
         return cupy.cuda.get_current_stream().ptr if cupy is not None else 0
@@ -353,6 +358,15 @@ class Kernel:
             array = sys.modules["cupy"].empty(size, dtype="uint8")
             return array.data.ptr, array
         raise InvalidArgument(f"workspace = None: {root} cannot make one; pass workspace_size(T) bytes")
+
+
+def _with_wide_id(error: Error, topk_ids: Any) -> Error:
+    """The error of a strict launch, with the id as the caller has it: the launch saw what int32 can hold."""
+    named = re.match(r"topk_ids\[(\d+),(\d+)\] = (-?\d+)(.*)", error.message, re.DOTALL)
+    if named is None or not hasattr(topk_ids, "__getitem__"):
+        return error
+    row, column, _, rest = named.groups()
+    return type(error)(f"topk_ids[{row},{column}] = {int(topk_ids[int(row), int(column)])}{rest}", error.log)
 
 
 def refuse_grad(*tensors: Any) -> None:

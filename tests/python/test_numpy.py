@@ -151,7 +151,7 @@ def test_wide_ids_stay_out_of_range(kernel):
         assert close(kernel(x, w13, w2, weights, wide), problem)
         assert close(moejit.fused_experts(x, w13, w2, weights, wide), problem)
         assert close(moejit.fused_experts(x, w13, w2, weights, wide, expert_map=expert_map), problem)
-        with pytest.raises(moejit.InvalidArgument, match=r"topk_ids\[0,0\]"):
+        with pytest.raises(moejit.InvalidArgument, match=rf"topk_ids\[0,0\] = {far}: must be within 0..7"):
             kernel(x, w13, w2, weights, wide, strict=True)
         expert_map[int(ids[1, 0])] = far  # a map, too, may be wide
         problem.ids[problem.ids == ids[1, 0]] = -1

@@ -95,6 +95,55 @@ def test_out_is_checked(kernel):
                 call(x, w13, w2, weights, ids, out=inside)
 
 
+def test_out_over_the_choice(kernel):
+    """Neither over the ids nor over the weights that are still to be read, of whichever dtype."""
+    problem = Problem(CONFIG, 4)
+    x, w13, w2, weights, ids = tensors(problem)
+    for call in (kernel, torch.ops.moejit.fused_moe_out, lambda *a: moejit.fused_experts(*a[:-1], out=a[-1])):
+        for dtype in (torch.int32, torch.int64):
+            out = torch.zeros_like(x)
+            mine = out.view(dtype).view(-1)[-8:].view(4, 2).copy_(ids)
+            with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: out overlaps topk_ids:"):
+                call(x, w13, w2, weights, mine, out)
+        for dtype in (torch.float32, torch.float16):
+            out = torch.zeros_like(x)
+            mine = out.view(dtype).view(-1)[:8].view(4, 2).copy_(weights)
+            with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: out overlaps topk_weights:"):
+                call(x, w13, w2, mine, ids, out)
+    # What touches it without sharing a byte is fine.
+    whole = torch.zeros(4 * 64 + 16, dtype=torch.bfloat16)
+    out, mine = whole[:256].view(4, 64), whole[256:].view(torch.int32).view(4, 2).copy_(ids)
+    assert close(kernel(x, w13, w2, weights, mine, out), problem)
+
+
+def test_outputs_of_routed_are_separate(kernel):
+    x, w13, w2, _, _ = tensors(Problem(CONFIG, 4))
+    logits = torch.randn(4, 8)
+    both = torch.zeros(4, 2)
+    for keywords, words in ((dict(topk_weights=both, topk_ids=both.view(torch.int32)), "topk_ids overlaps topk_weights"),
+                            (dict(topk_weights=logits.view(-1)[:8].view(4, 2)), "topk_weights overlaps router_logits"),
+                            (dict(out=x), "out overlaps x"),
+                            (dict(topk_ids=x.view(torch.int32).view(-1)[:8].view(4, 2)), "topk_ids overlaps x")):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {words}:"):
+            kernel.routed(x, w13, w2, logits, **keywords)
+
+
+def test_negated_views_are_refused(kernel):
+    """Their memory holds the other sign, which only torch's own operators know."""
+    arguments = tensors(Problem(CONFIG, 4))
+    kernel(*arguments)
+    for position, name in enumerate(("x", "w13", "w2", "topk_weights", "topk_ids", "out")):
+        wrong = [*arguments, torch.empty_like(arguments[0])]
+        wrong[position] = torch._neg_view(wrong[position])
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {name} is a negated view"):
+            kernel(*wrong)
+    x, w13, w2, weights, ids = arguments
+    negated = torch._neg_view(weights)  # the dispatcher resolves what an operator is given
+    assert torch.equal(torch.ops.moejit.fused_moe(x, w13, w2, negated, ids), kernel(x, w13, w2, -weights, ids))
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: router_logits is a negated view"):
+        moejit.route(torch._neg_view(torch.randn(4, 8)), 2)
+
+
 def test_weights_that_change_are_seen(kernel):
     """The quick path remembers weights by identity; other data under the same object must not pass."""
     x, w13, w2, weights, ids = tensors(Problem(CONFIG, 4))
@@ -201,7 +250,7 @@ def test_wide_ids_stay_out_of_range(kernel):
         ids[2, 1] = far
         for call in (kernel, torch.ops.moejit.fused_moe, moejit.fused_experts):
             assert close(call(x, w13, w2, weights, ids), problem)
-        with pytest.raises(moejit.InvalidArgument, match=r"topk_ids\[2,1\]"):
+        with pytest.raises(moejit.InvalidArgument, match=rf"topk_ids\[2,1\] = {far}: must be within 0..7"):
             kernel(x, w13, w2, weights, ids, strict=True)
         expert_map = torch.arange(8, dtype=torch.int64)
         assert close(moejit.fused_experts(x, w13, w2, weights, ids, expert_map=expert_map), problem)
