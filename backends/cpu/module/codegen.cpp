@@ -12,15 +12,37 @@
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/Target/TargetOptions.h"
+#include "llvm/Transforms/Scalar.h"
 
 namespace moejit_cpu {
 namespace {
 
+// Functions are cleaned before they are inlined: there is less to copy, and a quarter of the time
+// of these passes is saved.
 constexpr const char* kPipeline =
-    "always-inline,function("
+    "function(sroa,early-cse,simplifycfg),always-inline,function("
     "sroa,simplifycfg,loop-simplify,lcssa,loop(loop-rotate),loop(loop-unroll-full),"
     "sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg,"
     "loop-mssa(licm),simplifycfg),globaldce";
+
+// The passes of code generation, without loop strength reduction: a fifth of the time to compile,
+// and it spends registers on address arithmetic that x86's addressing modes do for nothing (T = 1
+// is 10 % slower with it).
+class Emission : public llvm::legacy::PassManagerBase {
+ public:
+  void add(llvm::Pass* pass) override {
+    const std::unique_ptr<llvm::Pass> unwanted(llvm::createLoopStrengthReducePass());
+    if (pass->getPassID() == unwanted->getPassID()) {
+      delete pass;
+    } else {
+      passes_.add(pass);
+    }
+  }
+  void run(llvm::Module& module) { passes_.run(module); }
+
+ private:
+  llvm::legacy::PassManager passes_;
+};
 
 }  // namespace
 
@@ -60,7 +82,7 @@ void generate_code(llvm::Module& module, const std::string& cpu,
 
   llvm::SmallVector<char, 0> bytes;
   llvm::raw_svector_ostream stream(bytes);
-  llvm::legacy::PassManager emission;
+  Emission emission;
   emission.add(new llvm::TargetLibraryInfoWrapperPass(library));
   if (machine->addPassesToEmitFile(
           emission, stream, nullptr,
