@@ -9,15 +9,11 @@
 #include "moejit/moejit.h"
 #include "moejit/moejit_c.h"
 #include "runtime/capi_guard.h"
+#include "runtime/capi_handles.h"
 
 struct moejit_config {
   moejit::MoeConfig config;
   std::string json;
-};
-
-struct moejit_kernel {
-  moejit::Kernel kernel;
-  std::string config_json;
 };
 
 namespace {
@@ -28,32 +24,7 @@ using moejit::StatusCode;
 using moejit::internal::guarded;
 using moejit::internal::last_error;
 using moejit::internal::null;
-
-// Copies the caller's struct, whatever the version of his header: fields behind his struct_size are
-// 0. `least` is the size that the struct had at first.
-template <typename T>
-Status read_struct(const char* name, const T* given, T* out, size_t least = sizeof(T)) {
-  if (given == nullptr) return null(name);
-  const uint32_t size = given->struct_size;
-  const auto field = [&] { return std::string(name) + "->struct_size = " + std::to_string(size); };
-  if (size < least) {
-    return invalid_argument(field() + ": must be at least " + std::to_string(least) +
-                            "; call its init function");
-  }
-  constexpr uint32_t kAbsurd = 1 << 16;  // not a size: an uninitialised struct
-  if (size > kAbsurd) return invalid_argument(field() + ": must be the size of the struct");
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  for (uint32_t i = sizeof(T); i < size; ++i) {
-    if (bytes[i] != 0) {
-      return Status(StatusCode::kUnsupported,
-                    field() + ": byte " + std::to_string(i) +
-                        " is set, a field that this version of the library does not know");
-    }
-  }
-  std::memset(static_cast<void*>(out), 0, sizeof(T));
-  std::memcpy(static_cast<void*>(out), given, std::min<size_t>(size, sizeof(T)));
-  return Status();
-}
+using moejit::internal::read_struct;
 
 Status read_flag(const char* name, int32_t value, bool* out) {
   if (value != 0 && value != 1) {

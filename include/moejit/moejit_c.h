@@ -213,6 +213,38 @@ MOEJIT_C_API const char* moejit_kernel_config_json(const moejit_kernel* kernel);
  *   "reason":"..."}, ...] */
 MOEJIT_C_API moejit_status moejit_kernel_buckets_json(const moejit_kernel* kernel, char** json);
 
+/* ---- for bindings of an interpreter ----
+ *
+ * A launch on tensors that are objects of an interpreter, described by their framework's exchange
+ * table (DLPack 1.3). Shapes, types, devices, density and overlaps are checked here, in nanoseconds
+ * an object.
+ */
+typedef struct moejit_caller moejit_caller; /* a kernel, a workspace and a stream */
+
+typedef struct moejit_caller_desc {
+  uint32_t struct_size;
+  uint32_t reserved; /* 0 */
+  /* dltensor_from_py_object_no_sync of the table: fills a DLTensor and returns 0, or sets an error
+   */
+  int (*describe)(void* object, void* dl_tensor);
+  void* (*item)(void* objects, ptrdiff_t index); /* borrowed, as PyTuple_GetItem */
+  void (*clear_error)(void);
+  void* (*unlock)(void);     /* lets other threads of the interpreter run during the launch; */
+  void (*lock)(void* state); /* NULL, both: no */
+  void* stream;
+  void* workspace; /* of this caller alone, as in moejit_launch_args */
+  size_t workspace_size;
+} moejit_caller_desc;
+
+/* The kernel must outlive the caller. A caller must not be used by two threads at once. */
+MOEJIT_C_API moejit_status moejit_caller_create(const moejit_kernel* kernel,
+                                                const moejit_caller_desc* desc,
+                                                moejit_caller** caller);
+/* objects: x, w13, w2, topk_weights (f32), topk_ids (i32), out, and b13, b2 where the layer has a
+ * bias. Launches 1..max_tokens tokens, or fails and has launched nothing. */
+MOEJIT_C_API moejit_status moejit_caller_launch(const moejit_caller* caller, void* objects);
+MOEJIT_C_API void moejit_caller_destroy(moejit_caller* caller); /* NULL is allowed */
+
 /* ---- offline work: JSON in, JSON out ----
  *
  * Requests are one object. The layer is "config": {...} as moejit_config_json gives it, or "model":

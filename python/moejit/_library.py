@@ -9,7 +9,7 @@ import logging
 import os
 import struct
 import threading
-from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p, py_object
 from typing import List, Optional
 
 from .errors import Error, LibraryNotFound, Unavailable, from_status
@@ -101,6 +101,15 @@ def _declare(lib: ctypes.CDLL) -> None:
         function = getattr(lib, name)
         function.restype = result
         function.argtypes = arguments
+    for name, result, arguments in (  # appended to the interface since its first release
+        ("moejit_caller_create", c_int32, [handle, c_void_p, out_handle]),
+        ("moejit_caller_launch", c_int32, [handle, py_object]),
+        ("moejit_caller_destroy", None, [handle]),
+    ):
+        if hasattr(lib, name):
+            function = getattr(lib, name)
+            function.restype = result
+            function.argtypes = arguments
 
 
 class Library:

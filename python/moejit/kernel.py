@@ -112,6 +112,8 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self.by_stream: Dict[int, Tuple[int, int, int, Any]] = {}  # stream: (tokens, pointer, size, owner)
+        self.callers: Dict[int, int] = {}  # stream: handle of the quick path, which has that workspace in it
+        self.owners: Dict[int, Any] = {}  # who destroys the handles
 
 
 class Kernel:
@@ -177,10 +179,10 @@ class Kernel:
         Raises InvalidArgument, whose .message begins with the argument's name; Unsupported where torch would have to
         record a gradient.
         """
-        if b13 is None and workspace is None and stream is None and not strict:
+        if workspace is None and stream is None and not strict:
             fast = self._torch
             if fast is not None:
-                result = fast(x, w13, w2, topk_weights, topk_ids, out)
+                result = fast(x, w13, w2, topk_weights, topk_ids, out, b13, b2)
                 if result is not None:
                     return result
         with self._on_stream(x, stream):
@@ -338,6 +340,7 @@ class Kernel:
         pointer, owner = self._allocate(size, like)
         if not self._capturing():  # the graph's pool keeps what was allocated while it was captured
             self._workspaces.by_stream[stream] = (most, pointer, size, owner)
+            self._workspaces.callers.pop(stream, None)
         return pointer, size, owner
 
     def _capturing(self) -> bool:

@@ -95,12 +95,11 @@ def _remember(kernel: Kernel, layer: str, w2: Any) -> None:
 
 def _fused_moe(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, b13: Optional[Any] = None,
                b2: Optional[Any] = None, layer: str = "") -> Any:
-    if b13 is None and b2 is None:
-        quick = _quick.get((layer, w2.data_ptr()))
-        if quick is not None:
-            result = quick(x, w13, w2, topk_weights, topk_ids, None)
-            if result is not None:
-                return result
+    quick = _quick.get((layer, w2.data_ptr()))
+    if quick is not None:
+        result = quick(x, w13, w2, topk_weights, topk_ids, None, b13, b2)
+        if result is not None:
+            return result
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
     result = run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, **_biases(b13, b2))
     _remember(kernel, layer, w2)
@@ -109,10 +108,9 @@ def _fused_moe(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, b13:
 
 def _fused_moe_out(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any, b13: Optional[Any] = None,
                    b2: Optional[Any] = None, layer: str = "") -> None:
-    if b13 is None and b2 is None:
-        quick = _quick.get((layer, w2.data_ptr()))
-        if quick is not None and quick(x, w13, w2, topk_weights, topk_ids, out) is not None:
-            return
+    quick = _quick.get((layer, w2.data_ptr()))
+    if quick is not None and quick(x, w13, w2, topk_weights, topk_ids, out, b13, b2) is not None:
+        return
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
     run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, out, **_biases(b13, b2))
     _remember(kernel, layer, w2)

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 import moejit  # noqa: E402
 import moejit.torch_ops  # noqa: E402
+from moejit import _torch_call  # noqa: E402
 from reference import TOLERANCE, Problem, error  # noqa: E402
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -25,9 +26,15 @@ def close(got, problem):
     return error(got.float().numpy(), problem.expected()) < TOLERANCE[problem.config.dtype]
 
 
-@pytest.fixture(scope="module")
-def kernel(cpu):
-    return moejit.get_kernel(CONFIG, device=cpu, max_tokens=64)
+@pytest.fixture(scope="module", params=["exchange_table", "attributes"])
+def kernel(cpu, request):
+    """With the quick path that this torch has, and with that of older ones."""
+    made = moejit.get_kernel(CONFIG, device=cpu, max_tokens=64)
+    if request.param == "exchange_table" and not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        pytest.skip("this torch has no exchange table of DLPack")
+    if request.param == "attributes":
+        made._torch = _torch_call._by_attributes(made, torch)
+    return made
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
@@ -43,6 +50,25 @@ def test_call(cpu, dtype, ids):
         again = torch.full_like(out, float("nan"))
         assert kernel(*arguments, again) is again
         assert torch.equal(out, again)  # the same bits
+
+
+def test_the_quick_path_is_taken(kernel, monkeypatch):
+    problem = Problem(CONFIG, 5)
+    arguments = tensors(problem)
+    want = kernel(*arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "_call", None)
+        for out in (None, torch.empty_like(want)):
+            assert torch.equal(kernel(*arguments, out), want)
+        assert torch.equal(torch.nn.functional.relu(kernel(*arguments)), want.relu())
+    if "exchange" in kernel._torch.__qualname__:
+        config = CONFIG.replace(bias=True, activation="swiglu_oai", transposed=True, interleaved=True, dtype="f32")
+        problem = Problem(config, 6)
+        biases = {name: torch.from_numpy(bias) for name, bias in problem.biases().items()}
+        biased = moejit.get_kernel(config, device="cpu", max_tokens=64)
+        biased(*tensors(problem), **biases)
+        monkeypatch.setattr(biased, "_call", None)
+        assert close(biased(*tensors(problem), **biases), problem)
 
 
 def test_half_precision_weights_are_converted(kernel):
