@@ -90,7 +90,7 @@ Result<BenchReport> bench(const BenchRequest& request) {
             "tokens = " + std::to_string(t) + ", schedule " + row.schedule + ": " + check->problem);
       }
     }
-    auto samples = internal::measure(**device, *plan.module, **load, 1, 0, request.samples);
+    auto samples = internal::measure(**device, *plan.module, **load, 1, 0, request.samples, 0);
     if (!samples.ok()) return samples.status();
     const auto summary = internal::summarize(*samples);
     row.median_s = summary.median_s;

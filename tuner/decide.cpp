@@ -7,33 +7,72 @@
 #include "tuner/estimator.h"
 
 namespace moejit::internal {
+namespace {
 
-size_t choose_winner(const std::vector<Finalist>& finalists) {
-  const size_t rounds = finalists[0].seconds.size();
-  std::vector<double> pace(rounds, 0.0);  // log of the geometric mean of each round
+struct Scores {
+  std::vector<double> slower;  // than the best, 0 for the best
+  std::vector<double> noise;   // three standard errors of `slower`
+};
+
+// A round's pace is the geometric mean of its times; a score is a median over rounds of time by
+// pace.
+Scores score(const std::vector<Finalist>& finalists) {
+  const size_t rounds = finalists[0].seconds.size(), count = finalists.size();
+  std::vector<double> pace(rounds, 0.0);
   for (const Finalist& f : finalists) {
     for (size_t r = 0; r < rounds; ++r)
-      pace[r] += std::log(f.seconds[r]) / static_cast<double>(finalists.size());
+      pace[r] += std::log(f.seconds[r]) / static_cast<double>(count);
   }
-  std::vector<double> score(finalists.size()), noise(finalists.size());
-  for (size_t i = 0; i < finalists.size(); ++i) {
+  Scores scores;
+  for (const Finalist& f : finalists) {
     std::vector<double> relative(rounds);
-    for (size_t r = 0; r < rounds; ++r) relative[r] = finalists[i].seconds[r] / std::exp(pace[r]);
-    score[i] = summarize(relative).median_s;
-    noise[i] = relative_noise(std::move(relative));
+    for (size_t r = 0; r < rounds; ++r) relative[r] = f.seconds[r] / std::exp(pace[r]);
+    scores.slower.push_back(summarize(relative).median_s);
+    scores.noise.push_back(relative_noise(std::move(relative)));
   }
-  const size_t best =
-      static_cast<size_t>(std::min_element(score.begin(), score.end()) - score.begin());
-  size_t winner = best;
+  const double best = *std::min_element(scores.slower.begin(), scores.slower.end());
+  for (double& slower : scores.slower) slower = slower / best - 1;
+  return scores;
+}
+
+size_t choose(const std::vector<Finalist>& finalists, const std::vector<double>& slower) {
   const auto order = [&](size_t i) {
     const Finalist& f = finalists[i];
     return std::make_tuple(!f.is_incumbent, !f.is_default, std::cref(f.name));
   };
+  size_t winner =
+      static_cast<size_t>(std::min_element(slower.begin(), slower.end()) - slower.begin());
   for (size_t i = 0; i < finalists.size(); ++i) {
-    const double band = std::clamp(std::max(noise[i], noise[best]), 0.015, 0.03);
-    if (score[i] <= score[best] * (1 + band) && order(i) < order(winner)) winner = i;
+    if (slower[i] <= kEqual && order(i) < order(winner)) winner = i;
   }
   return winner;
+}
+
+}  // namespace
+
+size_t choose_winner(const std::vector<Finalist>& finalists) {
+  return choose(finalists, score(finalists).slower);
+}
+
+bool is_clear(const std::vector<Finalist>& finalists) {
+  const Scores scores = score(finalists);
+  const size_t winner = choose(finalists, scores.slower);
+  for (size_t i = 0; i < finalists.size(); ++i) {
+    // One that wavers at the edge matters where its being in or out makes another the winner.
+    if (std::fabs(scores.slower[i] - kEqual) > scores.noise[i]) continue;
+    std::vector<double> other = scores.slower;
+    other[i] = other[i] > kEqual ? kEqual : 2 * kEqual;
+    if (choose(finalists, other) != winner) return false;
+  }
+  return true;
+}
+
+std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists) {
+  const Scores scores = score(finalists);
+  std::vector<bool> slower(finalists.size());
+  for (size_t i = 0; i < finalists.size(); ++i)
+    slower[i] = scores.slower[i] > 2 * kEqual + scores.noise[i];
+  return slower;
 }
 
 }  // namespace moejit::internal

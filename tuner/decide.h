@@ -12,11 +12,22 @@ struct Finalist {
   std::string name;  // canonical JSON: the last word among equals
 };
 
+// How much slower than the best is still its equal. Larger than what a few dozen rounds leave of
+// the noise, and not a figure that is itself measured: a band that moves with the noise of the day
+// would let the day choose.
+inline constexpr double kEqual = 0.02;
+
 // Index of the winner. Times are compared within their round, so that a machine that slows down
-// slows everybody. Whoever is slower than the best by less than the noise (at least 1.5 %, at most
-// 3 %) is its equal; among equals the incumbent stays, else the default, else the first by name:
-// nothing that luck or a device's measured limits could change. REQUIRES: at least one finalist,
-// each with the same number of samples, at least one.
+// slows everybody. Among those that are slower than the best by kEqual at most the incumbent stays,
+// else the default, else the first by name: nothing that luck or a device's measured limits could
+// change. REQUIRES: at least one finalist, each with the same number of samples, at least one.
 size_t choose_winner(const std::vector<Finalist>& finalists);
+
+// Whether more rounds would hardly change choose_winner(): no finalist that would matter is so
+// close to the edge of the band that noise may carry it over.
+bool is_clear(const std::vector<Finalist>& finalists);
+
+// Which finalists lie beyond the band by more than the noise.
+std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists);
 
 }  // namespace moejit::internal

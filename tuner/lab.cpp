@@ -53,8 +53,10 @@ class LocalLab : public Lab {
 
   Result<std::vector<double>> measure(int kernel, int warmup, int first, int samples,
                                       double) override {
+    const int copy = next_copy_;
+    next_copy_ = (copy + warmup + samples) % load_->weights().copies();
     return internal::measure(device_, *modules_[static_cast<size_t>(kernel)], *load_, warmup, first,
-                             samples);
+                             samples, copy);
   }
 
  private:
@@ -65,6 +67,7 @@ class LocalLab : public Lab {
   std::shared_ptr<Workload> load_;
   std::vector<std::shared_ptr<const Module>> modules_;
   Expected expected_;
+  int next_copy_ = 0;  // of the weights: the one that was read longest ago
 };
 
 }  // namespace

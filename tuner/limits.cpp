@@ -68,17 +68,23 @@ Result<double> probe_dot(const Device& device, const Module& module, void* out, 
 // of a matrix rate. Per unit, so that a partition of a package counts as what it is. Peaks: AMD
 // Instinct MI300X data sheet (5.3 TB/s, 1307.4 TFLOP/s in 16 bits, 163.4 in f32, 17.2 TB/s of the
 // Infinity Cache, 304 units) and MI250X data sheet, one die of two (1.6 TB/s, 191.5, 47.9 by matrix
-// cores, 110 units; its L2 gives 128 bytes a clock of 1.7 GHz from each of 32 channels).
+// cores, 110 units; its L2 gives 128 bytes a clock of 1.7 GHz from each of 32 channels), and Radeon
+// RX 7900 XTX product page (960 GB/s, 122.8 TFLOP/s of 16-bit matrix products, 61.4 in f32 with two
+// operations issued at once, which FMAs across lanes are not; 3500 GB/s of the Infinity Cache).
 DeviceLimits published_amd_limits(const Target& target, DType dtype) {
-  const bool cdna3 = target.arch == "gfx942";
-  const double share = std::max(target.num_units, 1) / (cdna3 ? 304.0 : 110.0);
-  const bool f32 = dtype == DType::kF32;
+  struct Peaks {
+    double units, read, dot, dot_f32, vector, l2;
+  };
+  const Peaks peaks =
+      target.arch == "gfx942"    ? Peaks{304, 5.3e12, 1307.4e12, 163.4e12, 163.4e12, 17.2e12}
+      : target.arch == "gfx1100" ? Peaks{48, 0.96e12, 122.8e12, 30.7e12, 61.4e12, 3.5e12}
+                                 : Peaks{110, 1.6e12, 191.5e12, 47.9e12, 23.9e12, 6.96e12};
+  const double share = std::max(target.num_units, 1) / peaks.units;
   DeviceLimits limits;
-  limits.read_bytes_per_s = 0.8 * (cdna3 ? 5.3e12 : 1.6e12) * share;
-  limits.dot_flops_per_s =
-      0.5 * (cdna3 ? (f32 ? 163.4e12 : 1307.4e12) : (f32 ? 47.9e12 : 191.5e12)) * share;
-  limits.vector_flops_per_s = 0.5 * (cdna3 ? 163.4e12 : 23.9e12) * share;
-  limits.l2_bytes_per_s = 0.8 * (cdna3 ? 17.2e12 : 6.96e12) * share;
+  limits.read_bytes_per_s = 0.8 * peaks.read * share;
+  limits.dot_flops_per_s = 0.5 * (dtype == DType::kF32 ? peaks.dot_f32 : peaks.dot) * share;
+  limits.vector_flops_per_s = 0.5 * peaks.vector * share;
+  limits.l2_bytes_per_s = 0.8 * peaks.l2 * share;
   limits.launch_s = 4e-6;
   return limits;
 }

@@ -13,6 +13,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr size_t kFinalists = 8;
+constexpr double kFinalSeconds = 3;  // that rounds may take, unless the fewest take longer
+constexpr int kMinRounds = 5, kMaxRounds = 200;
+// A launch shorter than this is preceded by one of another routing: the cache forgets, caches of
+// code and sleeping workers wake. A longer one does so by itself.
+constexpr double kShort_s = 5e-3;
+
 class Session {
  public:
   Session(const SessionProblem& problem, Lab& lab, const Builder& build, TrialSink* sink,
@@ -226,7 +233,8 @@ class Session {
     for (Candidate* c : list) {
       const bool close = summarize(c->samples).median_s <= 1.25 * best_;
       // Default and incumbent are always there: a switch away from them is earned in the same run.
-      if ((close && chosen.size() < 4) || c->is_default || c->is_incumbent) chosen.push_back(c);
+      if ((close && chosen.size() < kFinalists) || c->is_default || c->is_incumbent)
+        chosen.push_back(c);
     }
     return chosen;
   }
@@ -235,30 +243,24 @@ class Session {
   bool finals() {
     finalists_ = choose_finalists();
     if (finalists_.empty()) return true;
-    double one_round = 0;
-    for (const Candidate* c : finalists_) one_round += summarize(c->samples).median_s;
-    int rounds = std::clamp(static_cast<int>(2.0 / std::max(one_round, 1e-6)), 5, 20);
-    if (one_round * 5 > seconds_left()) rounds = 0;  // screening has to do
+    const auto round_cost = [&] {
+      double sum = 0;
+      for (const Candidate* c : finalists_) sum += summarize(c->samples).median_s;
+      return 2 * sum;  // with the launches before
+    };
+    int rounds = std::clamp(static_cast<int>(kFinalSeconds / std::max(round_cost(), 1e-6)),
+                            kMinRounds, kMaxRounds);
+    if (round_cost() * kMinRounds > seconds_left()) rounds = 0;  // screening has to do
     for (int round = 0; round < rounds && !finalists_.empty(); ++round) {
-      if (round >= 3 && seconds_left() <= one_round) break;
+      if (round >= 3 && seconds_left() <= round_cost()) break;
       if (!report(TuneStage::kFinal,
                   static_cast<size_t>(round) * candidates_.size() / static_cast<size_t>(rounds),
                   finalists_[0]->schedule.to_json()))
         return false;
-      for (Candidate* c : std::vector<Candidate*>(finalists_)) {
-        Status status = load(c);
-        if (status.ok()) {
-          const auto sample = lab_.measure(c->kernel, 0, round, 1, summarize(c->samples).median_s);
-          if (sample.ok()) c->finals.push_back((*sample)[0]);
-          status = sample.status();
-        }
-        if (status.ok()) continue;
-        if (status.code() == StatusCode::kCancelled) {
-          rounds = 0;
-          break;
-        }
-        std::erase(finalists_, c);
-        failed(c, status);
+      if (!final_round(round)) break;
+      if (round + 1 >= kMinRounds && (round + 1) % kMinRounds == 0) {
+        drop_the_beaten();
+        if (is_clear(judged())) break;
       }
     }
     // The same rounds for everybody; without enough of them, screening decides.
@@ -266,23 +268,67 @@ class Session {
     for (const Candidate* c : finalists_) complete = std::min(complete, c->finals.size());
     for (Candidate* c : finalists_) {
       c->finals.resize(complete);
-      if (complete < 3) continue;
-      Trial t = trial(*c, "final", "ok");
-      t.timing = summarize(c->finals);
-      if (sink_ != nullptr) sink_->on_trial(t);
+      if (complete >= 3) record_final(*c);
     }
     return true;
+  }
+
+  // One launch of every finalist, all of the same routing, on weights that have left the cache:
+  // each begins where the one before left the device, so everybody is once the first. False: out of
+  // time.
+  bool final_round(int round) {
+    const std::vector<Candidate*> all = finalists_;
+    for (size_t k = 0; k < all.size(); ++k) {
+      Candidate* c = all[(k + static_cast<size_t>(round)) % all.size()];
+      Status status = load(c);
+      if (status.ok()) {
+        const double expected = summarize(c->samples).median_s;
+        const auto sample =
+            lab_.measure(c->kernel, expected < kShort_s ? 1 : 0, round, 1, expected);
+        if (sample.ok()) c->finals.push_back((*sample)[0]);
+        status = sample.status();
+      }
+      if (status.ok()) continue;
+      if (status.code() == StatusCode::kCancelled) return false;
+      std::erase(finalists_, c);
+      failed(c, status);
+    }
+    return true;
+  }
+
+  void record_final(const Candidate& c) {
+    Trial t = trial(c, "final", "ok");
+    t.timing = summarize(c.finals);
+    if (sink_ != nullptr) sink_->on_trial(t);
+  }
+
+  // Whoever cannot win any more costs the others no further rounds.
+  void drop_the_beaten() {
+    const std::vector<Finalist> list = judged();
+    const std::vector<bool> beaten = clearly_slower(list);
+    const std::vector<Candidate*> all = finalists_;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!beaten[i] || all[i]->is_default || all[i]->is_incumbent) continue;
+      record_final(*all[i]);
+      std::erase(finalists_, all[i]);
+    }
+  }
+
+  std::vector<Finalist> judged() const {
+    std::vector<Finalist> list;
+    for (const Candidate* c : finalists_)
+      list.push_back({c->finals, c->is_incumbent, c->is_default, c->schedule.to_json()});
+    return list;
   }
 
   void decide() {
     if (finalists_.empty()) return;
     const bool measured = finalists_[0]->finals.size() >= 3;
-    std::vector<Finalist> list;
+    std::vector<Finalist> list = judged();
     const Candidate* fallback = nullptr;
-    for (const Candidate* c : finalists_) {
-      list.push_back({measured ? c->finals : std::vector<double>{summarize(c->samples).median_s},
-                      c->is_incumbent, c->is_default, c->schedule.to_json()});
-      if (c->is_default) fallback = c;
+    for (size_t i = 0; i < list.size(); ++i) {
+      if (!measured) list[i].seconds = {summarize(finalists_[i]->samples).median_s};
+      if (finalists_[i]->is_default) fallback = finalists_[i];
     }
     const Candidate& winner = *finalists_[choose_winner(list)];
     const auto timing = [&](const Candidate& c) {
@@ -321,14 +367,18 @@ int routings_for(int64_t tokens) {
 }
 
 Result<std::vector<double>> measure(const Device& device, const Module& module,
-                                    const Workload& load, int warmup, int first, int samples) {
+                                    const Workload& load, int warmup, int first, int samples,
+                                    int copy) {
   for (int i = 0; i < warmup; ++i) {
     // Warm the code and the pool, not the weights of the samples that follow.
-    MOEJIT_RETURN_IF_ERROR(module.launch(load.args(first + samples + i), nullptr));
+    MOEJIT_RETURN_IF_ERROR(module.launch(load.args(first + samples + i, copy + i), nullptr));
   }
   MOEJIT_RETURN_IF_ERROR(device.synchronize());
   return device.time(
-      [&](int i, Stream stream) { return module.launch(load.args(first + i), stream); }, samples);
+      [&](int i, Stream stream) {
+        return module.launch(load.args(first + i, copy + warmup + i), stream);
+      },
+      samples);
 }
 
 Result<SessionResult> tune_bucket(const SessionProblem& problem, Lab& lab, const Builder& build,

@@ -173,9 +173,9 @@ std::vector<RowCounts> Workload::row_counts() const {
   return counts;
 }
 
-MoeArgs Workload::args(int i) const {
-  const size_t r = static_cast<size_t>(i) % routings_.size();
-  const int copy = i % weights_->copies();
+MoeArgs Workload::args(int routing, int copy) const {
+  const size_t r = static_cast<size_t>(routing) % routings_.size();
+  copy %= weights_->copies();
   MoeArgs args{};
   args.x = x_.device.get();
   args.w13 = weights_->w13(copy).device.get();

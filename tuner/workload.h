@@ -82,8 +82,9 @@ class Workload {
   int num_routings() const { return static_cast<int>(routings_.size()); }
   const Routing& routing(int i) const { return routings_[static_cast<size_t>(i)]; }
   std::vector<RowCounts> row_counts() const;  // of every routing
-  // Arguments of launch i: routing and weight copy i, modulo how many there are.
-  MoeArgs args(int i) const;
+  // Arguments of a launch: routing and copy of the weights, each modulo how many there are.
+  MoeArgs args(int routing, int copy) const;
+  MoeArgs args(int i) const { return args(i, i); }
   Status reserve_workspace(const Device& device, int64_t bytes);
 
   const Weights& weights() const { return *weights_; }
