@@ -141,6 +141,16 @@ def metadata_files(name, wheel_tag):
     return files
 
 
+def write_metadata(directory, name):
+    """The dist-info folder alone, which pip wants before it asks for the wheel."""
+    info = f"{name.replace('-', '_')}-{version()}.dist-info"
+    os.makedirs(os.path.join(directory, info), exist_ok=True)
+    for path, text in metadata_files(name, tag()).items():
+        with open(os.path.join(directory, info, path), "w", encoding="utf-8") as file:
+            file.write(text)
+    return info
+
+
 def stripped(path):
     """The bytes of a binary without its symbol table, where binutils are there."""
     strip = shutil.which("strip")
@@ -165,6 +175,13 @@ def build_core(settings):
     configure_and_build(settings, "all", "-DMOEJIT_BUILD_CPU_MODULE=OFF", "-DMOEJIT_BUILD_TOOLS=ON", *static_sqlite())
 
 
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    return write_metadata(metadata_directory, "moejit")
+
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
+
+
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     settings = Settings(config_settings, "moejit")
     build_core(settings)
@@ -172,6 +189,9 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     wheel.add_package("moejit")
     wheel.add("moejit/lib/libmoejit.so", stripped(os.path.realpath(os.path.join(settings.build_dir, "libmoejit.so"))), True)
     wheel.add("moejit/bin/moejit", stripped(os.path.join(settings.build_dir, "moejit")), True)
+    # The process in which hiprtc runs: where the library and the command both look for it.
+    wheel.add("moejit/lib/moejit/moejit_hiprtc",
+              stripped(os.path.join(settings.build_dir, "backends", "hip", "helper", "moejit_hiprtc")), True)
     return wheel.close()
 
 

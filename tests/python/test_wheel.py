@@ -34,7 +34,7 @@ def test_contents(wheel):
         names = archive.namelist()
         info = f"moejit-{moejit_build.version()}.dist-info"
         for wanted in ("moejit/__init__.py", "moejit/py.typed", "moejit/lib/libmoejit.so", "moejit/bin/moejit",
-                       "moejit/integrations/transformers.py", f"{info}/METADATA", f"{info}/licenses/LICENSE"):
+                       "moejit/lib/moejit/moejit_hiprtc", "moejit/integrations/transformers.py", f"{info}/METADATA", f"{info}/licenses/LICENSE"):
             assert wanted in names
         assert not any("__pycache__" in name for name in names)
         records = {row[0]: row[1:] for row in csv.reader(archive.read(f"{info}/RECORD").decode().splitlines())}
@@ -49,10 +49,19 @@ def test_contents(wheel):
         assert "Requires-Python: >=3.9" in metadata and "moejit-cpu==" in metadata
 
 
+def test_metadata_is_that_of_the_wheel(wheel, tmp_path):
+    """pip asks for it first, and must get it without a build."""
+    info = moejit_build.prepare_metadata_for_build_wheel(str(tmp_path))
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("METADATA", "WHEEL", "entry_points.txt"):
+            assert archive.read(f"{info}/{name}").decode() == (tmp_path / info / name).read_text(encoding="utf-8")
+
+
 def test_it_works_where_it_lands(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    os.chmod(tmp_path / "moejit" / "bin" / "moejit", 0o755)  # as pip does
+    for program in ("bin/moejit", "lib/moejit/moejit_hiprtc"):  # as pip does
+        os.chmod(tmp_path / "moejit" / program, 0o755)
     env = {key: value for key, value in os.environ.items() if not key.startswith("MOEJIT")}
     env.update(PYTHONPATH=str(tmp_path), MOEJIT_CACHE_DIR=str(tmp_path / "cache"))
     code = "import moejit; print(moejit.version(), moejit._library.library().path); print(moejit.cache.path())"
@@ -61,6 +70,8 @@ def test_it_works_where_it_lands(wheel, tmp_path):
     assert str(tmp_path / "cache") in done.stdout
     done = subprocess.run([sys.executable, "-m", "moejit", "version"], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and moejit.version() in done.stdout
+    done = subprocess.run([sys.executable, "-m", "moejit", "doctor"], env=env, capture_output=True, text=True, check=False)
+    assert "hiprtc" in done.stdout and "is not beside the library" not in done.stdout, done.stdout
 
 
 def test_settings_that_do_not_exist():
