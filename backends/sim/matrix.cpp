@@ -1,5 +1,5 @@
-// ldmatrix and mma.sync. Fragments as in PTX ISA 9.7.14.5.8 and 9.7.14.5.15; with g = lane / 4 and
-// c = lane % 4:
+// ldmatrix, stmatrix and mma.sync. Fragments as in PTX ISA 9.7.14.5.8, .15 and .16; with g = lane /
+// 4 and c = lane % 4:
 //   m16n8k16  A  register i: row g + 8 (i % 2), columns 2c + 8 (i / 2) and the next
 //             B  register i: rows 2c + 8 i and the next, column g
 //   m16n8k8   A  register i: row g + 8 (i % 2), column c + 4 (i / 2)      (tf32)
@@ -17,27 +17,48 @@ using namespace moejit_sim;
 void Engine::ldmatrix(Meeting& meeting, Thread* first) {
   const auto* head = static_cast<LdmatrixArgs*>(meeting.args[0]);
   uint16_t values[4][8][8];
+  // visit(matrix, row, column, lane, which half of its register)
+  const auto for_elements = [&](auto visit) {
+    for (uint32_t lane = 0; lane < 32; ++lane) {
+      for (uint32_t m = 0; m < static_cast<uint32_t>(head->count); ++m) {
+        for (uint32_t half = 0; half < 2; ++half) {
+          const uint32_t along = 2 * (lane % 4) + half;
+          if (head->transposed) {
+            visit(m, along, lane / 4, lane, half);
+          } else {
+            visit(m, lane / 4, along, lane, half);
+          }
+        }
+      }
+    }
+  };
+  if (head->store) {
+    for_elements([&](uint32_t m, uint32_t row, uint32_t column, uint32_t lane, uint32_t half) {
+      const uint32_t r = static_cast<LdmatrixArgs*>(meeting.args[lane])->r[m];
+      values[m][row][column] = static_cast<uint16_t>(r >> (16 * half));
+    });
+  }
   for (uint32_t i = 0; i < static_cast<uint32_t>(head->count) * 8; ++i) {
     const auto* args = static_cast<LdmatrixArgs*>(meeting.args[i]);
     Thread* thread = first + i;
-    if (args->count != head->count || args->transposed != head->transposed) {
+    if (args->count != head->count || args->transposed != head->transposed ||
+        args->store != head->store) {
       fail(FindingKind::kDivergence,
            where(thread, thread->line) + "\n  lanes ask for different ldmatrix forms");
     }
-    const char* row =
-        shared_at(first->block, args->address, 16, 16, access_by(thread, thread->line, 0), thread);
-    std::memcpy(values[i / 8][i % 8], row, 16);
-  }
-  for (uint32_t lane = 0; lane < 32; ++lane) {
-    auto* args = static_cast<LdmatrixArgs*>(meeting.args[lane]);
-    const uint32_t g = lane / 4;
-    const uint32_t c = lane % 4;
-    for (int m = 0; m < head->count; ++m) {
-      const uint16_t low = head->transposed ? values[m][2 * c][g] : values[m][g][2 * c];
-      const uint16_t high = head->transposed ? values[m][2 * c + 1][g] : values[m][g][2 * c + 1];
-      args->r[m] = low | uint32_t{high} << 16;
+    const Access access = access_by(thread, thread->line, head->store ? kWriteAccess : 0);
+    char* row = shared_at(first->block, args->address, 16, 16, access, thread);
+    if (head->store) {
+      std::memcpy(row, values[i / 8][i % 8], 16);
+    } else {
+      std::memcpy(values[i / 8][i % 8], row, 16);
     }
   }
+  if (head->store) return;
+  for_elements([&](uint32_t m, uint32_t row, uint32_t column, uint32_t lane, uint32_t half) {
+    uint32_t& r = static_cast<LdmatrixArgs*>(meeting.args[lane])->r[m];
+    r = half == 0 ? values[m][row][column] : r | uint32_t{values[m][row][column]} << 16;
+  });
 }
 
 void Engine::mma(Meeting& meeting) {

@@ -12,9 +12,14 @@ using gpu::ceil_div;
 int64_t stage_bytes(const Schedule& s) {
   return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128;
 }
-// Ring, its barriers, 2 KiB of each consumer warp, and room to align the ring to 1024 bytes.
+// Warpgroups that multiply: 64 rows each, or where swapped 128 columns.
+int32_t consumers(const Schedule& s) {
+  return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
+}
+// Ring, its barriers, what each consumer warp stages, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
-  return s.at("stages") * (stage_bytes(s) + 16) + int64_t{s.at("tile_m")} / 16 * 2048 + 1024;
+  return s.at("stages") * (stage_bytes(s) + 16) +
+         int64_t{consumers(s)} * 4 * (s.at("tile_m") < 64 ? 1024 : 2048) + 1024;
 }
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
@@ -31,7 +36,10 @@ class CudaTile90 : public Family {
 
   std::vector<Param> params() const override {
     return {
-        {"tile_m", {128, 64}, "rows of an output tile; 64 per consumer warpgroup"},
+        {"swap",
+         {2, 1, 0},
+         "products whose columns are the layer's rows, in eights: both, the first, none"},
+        {"tile_m", {128, 64, 32, 16}, "rows of an output tile; unswapped, 64 per warpgroup"},
         {"tile_n",
          {256, 128},
          "columns of an output tile (half gate, half up in the first product)"},
@@ -56,6 +64,7 @@ class CudaTile90 : public Family {
                                      const Schedule& schedule) const override {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
+    if (auto reason = why_not_swap(config, schedule)) return reason;
     const int64_t blocks = schedule.at("blocks");
     const int64_t limit =
         std::min(target.shared_bytes, gpu::shared_per_unit(target) / blocks - 1024);
@@ -80,12 +89,28 @@ class CudaTile90 : public Family {
     return std::nullopt;
   }
 
+  static std::optional<std::string> why_not_swap(const MoeConfig& config,
+                                                 const Schedule& schedule) {
+    const int swap = schedule.at("swap"), tile_m = schedule.at("tile_m");
+    if (swap > 0 && config.transposed)
+      return gpu::refuse(schedule, "swap", "rows of transposed weights are no rows of a product");
+    if (swap == 0 && tile_m < 64)
+      return gpu::refuse(schedule, "tile_m", "a warpgroup multiplies 64 rows, unless swapped");
+    if (swap == 0 && tile_m < 128 && !config.transposed)
+      return gpu::refuse(schedule, "swap", "swapped, the same tile pads fewer rows");
+    if (swap == 1 && (tile_m < 128 || schedule.at("tile_n") < 256))
+      return gpu::refuse(schedule, "swap", "only 128 x 256 has as many warpgroups either way");
+    return std::nullopt;
+  }
+
   // Rules of the parameters that pay in one regime alone; they also keep the space small.
   static std::optional<std::string> why_not_cut(const MoeConfig& config, const Target& target,
                                                 const Schedule& schedule) {
     const int split = schedule.at("split");
-    if (schedule.at("cluster") > 1 && (schedule.at("tile_m") < 128 || schedule.at("tile_n") < 256))
-      return gpu::refuse(schedule, "cluster", "only tiles of 128 x 256 outrun the L2 cache");
+    const int large = schedule.at("swap") > 0 ? 64 : 128;  // rows of a tile of many-row experts
+    if (schedule.at("cluster") > 1 &&
+        (schedule.at("tile_m") < large || schedule.at("tile_n") < 256))
+      return gpu::refuse(schedule, "cluster", "only large tiles outrun the L2 cache");
     if (schedule.at("cluster") > 1 && config.transposed)
       return gpu::refuse(schedule, "cluster", "the four boxes of transposed weights spill");
     if (schedule.at("partial") == 16) {
@@ -93,7 +118,7 @@ class CudaTile90 : public Family {
         return gpu::refuse(schedule, "partial",
                            "in f16 a partial result may overflow where their sum does not");
       }
-      if (schedule.at("tile_m") < 128)
+      if (schedule.at("tile_m") < large)
         return gpu::refuse(schedule, "partial", "only the partial results of prefill are large");
       if (split > 1) return gpu::refuse(schedule, "partial", "parts of a sum would round apart");
     }
@@ -118,8 +143,13 @@ class CudaTile90 : public Family {
                             int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
     const bool large = rows >= 48;
+    int tile_m = large ? 128 : 64;
+    if (!config.transposed && rows < 24) tile_m = rows < 8 ? 16 : 32;
     Schedule schedule{.family = name(),
-                      .params = {{"tile_m", large ? 128 : 64},
+                      .params = {{"swap", config.transposed ? 0
+                                          : large           ? 1
+                                                            : 2},
+                                 {"tile_m", tile_m},
                                  {"tile_n", 256},
                                  {"raster", rows >= 1024 ? 16 : 4},
                                  {"blocks", 1},
@@ -148,14 +178,20 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
       static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
   const double n2 = static_cast<double>(ceil_div(config.hidden_size, tile_n));
   PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
-  // Row tiles; those that bring weights of their own; rows in whole warpgroups; rows.
-  double tiles = 0, loads = 0, used = 0, pairs = 0;
+  const int swap = schedule.at("swap");
+  // Row tiles; those that bring weights of their own; rows as each product counts them; rows.
+  double tiles = 0, loads = 0, used13 = 0, used2 = 0, pairs = 0;
   for (int64_t count : rows) {
     if (count == 0) continue;
     const int64_t of_expert = ceil_div(count, tile_m);
     tiles += static_cast<double>(of_expert);
     loads += static_cast<double>(of_expert - (schedule.at("cluster") > 1 ? of_expert / 2 : 0));
-    used += static_cast<double>(ceil_div(count, 64) * 64);
+    // Swapped, a product of n columns takes as long as reading its 64 rows does: n / 2 + 32.
+    const double eights = static_cast<double>(ceil_div(ceil_div(count, of_expert), 8) * 8);
+    const double swapped = static_cast<double>(of_expert) * std::max(eights, eights / 2 + 32);
+    const double straight = static_cast<double>(ceil_div(count, 64) * 64);
+    used13 += swap >= 1 ? swapped : straight;
+    used2 += swap == 2 ? swapped : straight;
     pairs += static_cast<double>(count);
     gate_up.bytes += static_cast<double>(config.w13_rows()) * h * element;
     down.bytes += h * i * element;
@@ -163,8 +199,8 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   // The probe's rate lasts for its milliseconds: under load an H200 keeps to its power, and a
   // library product of 8192^3 to 0.78 of the probe, these kernels to 0.74.
   constexpr double kSustained = 1.3;
-  gate_up.dot_flops = kSustained * 2.0 * used * n13 * static_cast<double>(tile_n) * h;
-  down.dot_flops = kSustained * 2.0 * used * n2 * static_cast<double>(tile_n) * i;
+  gate_up.dot_flops = kSustained * 2.0 * used13 * n13 * static_cast<double>(tile_n) * h;
+  down.dot_flops = kSustained * 2.0 * used2 * n2 * static_cast<double>(tile_n) * i;
   // Rows that pad a tile are not loaded.
   gate_up.l2_bytes = n13 * (pairs + loads * static_cast<double>(tile_n)) * h * element;
   down.l2_bytes = n2 * (pairs + loads * static_cast<double>(tile_n)) * i * element;
@@ -175,9 +211,9 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   down.bytes += pairs * i * element + pairs * h * y_bytes;
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
   // Units change places from turn to turn, so that what counts is the mean cost of an item.
-  const double whole = std::max(1.0, used / static_cast<double>(tile_m));
-  gate_up.parallel = gpu::wave_share(whole * n13, units);
-  down.parallel = gpu::wave_share(whole * n2 * split, units);
+  const auto whole = [&](double used) { return std::max(1.0, used / static_cast<double>(tile_m)); };
+  gate_up.parallel = gpu::wave_share(whole(used13) * n13, units);
+  down.parallel = gpu::wave_share(whole(used2) * n2 * split, units);
   const double in_flight =
       128.0 * static_cast<double>(tile_n) * (schedule.at("stages") - 1) * schedule.at("blocks");
   gate_up.streaming = gpu::streaming_share(tiles * n13, in_flight, target);
@@ -200,17 +236,25 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   const int64_t h = config.hidden_size, i = config.intermediate_size,
                 experts = config.total_experts();
   const int64_t rows13 = config.w13_rows();
-  const int32_t group = config.transposed ? 64 : schedule.at("tile_n") / 2;
-  const auto map = [&](TensorMapSpec::Base base, int64_t rows, int64_t depth) {
+  const int swap = schedule.at("swap");
+  const auto group = [&](bool swapped) {
+    return config.transposed || swapped ? 64 : schedule.at("tile_n") / 2;
+  };
+  const auto map = [&](TensorMapSpec::Base base, int64_t rows, int64_t depth, bool swapped) {
     TensorMapSpec spec;
     spec.base = base;
     spec.element_bytes = 2;
     spec.dims = config.transposed ? std::vector<int64_t>{rows, depth, experts}
                                   : std::vector<int64_t>{depth, rows, experts};
-    spec.box =
-        config.transposed ? std::vector<int32_t>{64, 64, 1} : std::vector<int32_t>{64, group, 1};
+    spec.box = config.transposed ? std::vector<int32_t>{64, 64, 1}
+                                 : std::vector<int32_t>{64, group(swapped), 1};
     return spec;
   };
+  TensorMapSpec first = map(TensorMapSpec::Base::kW13, rows13, h, swap >= 1);
+  if (swap >= 1 && config.gated && config.interleaved) {
+    first.dims = {h, 2, experts * i};
+    first.box = {64, 1, 64};
+  }
   TensorMapSpec rows_of_h;
   rows_of_h.base = TensorMapSpec::Base::kWorkspace;
   rows_of_h.region = static_cast<int32_t>(workspace.size()) - 2;
@@ -218,12 +262,11 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   rows_of_h.dims = {i, 0};
   rows_of_h.rows_per_token = slots;
   rows_of_h.box = {64, schedule.at("tile_m")};
-  source.tensor_maps = {map(TensorMapSpec::Base::kW13, rows13, h),
-                        map(TensorMapSpec::Base::kW2, h, i), rows_of_h};
+  source.tensor_maps = {first, map(TensorMapSpec::Base::kW2, h, i, swap == 2), rows_of_h};
 
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
-  entry.threads = 128 + schedule.at("tile_m") * 2;
+  entry.threads = 128 * (1 + consumers(schedule));
   entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
   entry.dependent_launch = true;
   entry.tensor_maps = true;

@@ -113,6 +113,12 @@ MOEJIT_DEVICE u32 ld_cluster_u32(u32 a, u32 rank) {
   return v;
 }
 
+MOEJIT_DEVICE void stmatrix_x4_trans(u32 a, const u32 (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 template <int N>
 MOEJIT_DEVICE void reg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));

@@ -39,10 +39,27 @@ MOEJIT_DEVICE void wgmma_hold(f32 (&d)[N]) {
 #define MOEJIT_R32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define MOEJIT_R40 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19"
 #define MOEJIT_R48 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23"
+#define MOEJIT_R56 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27"
 #define MOEJIT_R64 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
   "%24,%25,%26,%27,%28,%29,%30,%31"
+#define MOEJIT_R72 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35"
+#define MOEJIT_R80 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
+#define MOEJIT_R88 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43"
 #define MOEJIT_R96 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
   "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define MOEJIT_R104 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51"
+#define MOEJIT_R112 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55"
+#define MOEJIT_R120 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59"
 #define MOEJIT_R128 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
   "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -64,8 +81,15 @@ MOEJIT_DEVICE void wgmma_hold(f32 (&d)[N]) {
   else if constexpr (N == 32) MOEJIT_WGMMA("32", TYPE, MOEJIT_R32, "16", "17", "18", "19", MOEJIT_LIST(MOEJIT_D32(0))); \
   else if constexpr (N == 40) MOEJIT_WGMMA("40", TYPE, MOEJIT_R40, "20", "21", "22", "23", MOEJIT_LIST(MOEJIT_D32(0), MOEJIT_D8(16))); \
   else if constexpr (N == 48) MOEJIT_WGMMA("48", TYPE, MOEJIT_R48, "24", "25", "26", "27", MOEJIT_LIST(MOEJIT_D32(0), MOEJIT_D16(16))); \
+  else if constexpr (N == 56) MOEJIT_WGMMA("56", TYPE, MOEJIT_R56, "28", "29", "30", "31", MOEJIT_LIST(MOEJIT_D32(0), MOEJIT_D16(16), MOEJIT_D8(24))); \
   else if constexpr (N == 64) MOEJIT_WGMMA("64", TYPE, MOEJIT_R64, "32", "33", "34", "35", MOEJIT_LIST(MOEJIT_D64(0))); \
+  else if constexpr (N == 72) MOEJIT_WGMMA("72", TYPE, MOEJIT_R72, "36", "37", "38", "39", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D8(32))); \
+  else if constexpr (N == 80) MOEJIT_WGMMA("80", TYPE, MOEJIT_R80, "40", "41", "42", "43", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D16(32))); \
+  else if constexpr (N == 88) MOEJIT_WGMMA("88", TYPE, MOEJIT_R88, "44", "45", "46", "47", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D16(32), MOEJIT_D8(40))); \
   else if constexpr (N == 96) MOEJIT_WGMMA("96", TYPE, MOEJIT_R96, "48", "49", "50", "51", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D32(32))); \
+  else if constexpr (N == 104) MOEJIT_WGMMA("104", TYPE, MOEJIT_R104, "52", "53", "54", "55", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D32(32), MOEJIT_D8(48))); \
+  else if constexpr (N == 112) MOEJIT_WGMMA("112", TYPE, MOEJIT_R112, "56", "57", "58", "59", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D32(32), MOEJIT_D16(48))); \
+  else if constexpr (N == 120) MOEJIT_WGMMA("120", TYPE, MOEJIT_R120, "60", "61", "62", "63", MOEJIT_LIST(MOEJIT_D64(0), MOEJIT_D32(32), MOEJIT_D16(48), MOEJIT_D8(56))); \
   else if constexpr (N == 128) MOEJIT_WGMMA("128", TYPE, MOEJIT_R128, "64", "65", "66", "67", MOEJIT_LIST(MOEJIT_D128(0))); \
   else if constexpr (N == 192) MOEJIT_WGMMA("192", TYPE, MOEJIT_R192, "96", "97", "98", "99", MOEJIT_LIST(MOEJIT_D128(0), MOEJIT_D64(64))); \
   else if constexpr (N == 256) MOEJIT_WGMMA("256", TYPE, MOEJIT_R256, "128", "129", "130", "131", MOEJIT_LIST(MOEJIT_D128(0), MOEJIT_D128(64))); \
@@ -73,12 +97,14 @@ MOEJIT_DEVICE void wgmma_hold(f32 (&d)[N]) {
 
 #define MOEJIT_LIST(...) __VA_ARGS__
 
-template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate) {
+template <int N, int TransB, int M>
+MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[M], u64 desc_a, u64 desc_b, bool accumulate) {
+  static_assert(M >= N / 2);
   MOEJIT_WGMMA_ALL("bf16");
 }
-template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_f16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate) {
+template <int N, int TransB, int M>
+MOEJIT_DEVICE void wgmma_f16(f32 (&d)[M], u64 desc_a, u64 desc_b, bool accumulate) {
+  static_assert(M >= N / 2);
   MOEJIT_WGMMA_ALL("f16");
 }
 // clang-format on

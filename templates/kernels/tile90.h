@@ -1,181 +1,11 @@
-// Prefill on sm_90a: entries `moe_tile90_gate_up` and `moe_tile90_down`. One producer warpgroup
-// brings weights with TMA and gathers rows with 16-byte asynchronous copies into a ring of stages;
-// kSched_tile_m / 64 consumer warpgroups multiply with wgmma, 64 rows each. Blocks are persistent.
-//
-// In a cluster of two each block brings half of the weights that both need and sends them to both;
-// the rings of the two then move in step: a stage is free when the consumers of both have left it.
+// Tiles on sm_90a: entries `moe_tile90_gate_up` and `moe_tile90_down`. A product that is not
+// swapped (tile90_swap.h) has the weights as its columns, and 64 rows for each consumer warpgroup.
 #pragma once
 
-#include "kernels/combine_parts.h"
-#include "kernels/route.h"
 #include "kernels/tile90_finish.h"
+#include "kernels/tile90_swap.h"
 
 namespace moe {
-
-constexpr int kConsumers = kBm / 64;
-constexpr int kThreads90 = 128 * (1 + kConsumers);
-constexpr int kStages90 = kSched_stages;
-constexpr int kStageBytesA = kBm * 128;
-constexpr int kStageBytesB = kBn * 128;
-constexpr int kStageBytes90 = kStageBytesA + kStageBytesB;
-constexpr int kGroupN = kTransposed ? 64 : kHalfN;  // columns of one TMA box
-// With one consumer warpgroup every thread may have 255 registers anyway.
-constexpr bool kMovesRegisters = kConsumers > 1;
-
-struct Shared90 {
-  u32 ring, staged, full, empty;
-};
-MOEJIT_DEVICE Shared90 shared90() {
-  Shared90 s;
-  s.ring = (shared_base() + 1023u) & ~1023u;
-  s.staged = s.ring + kStages90 * kStageBytes90;  // 2 KiB of each consumer warp
-  s.full = s.staged + kConsumers * 4 * 2048;
-  s.empty = s.full + kStages90 * 8;
-  return s;
-}
-
-struct Ring {
-  u32 stage = 0, phase = 0;
-  MOEJIT_DEVICE void next() {
-    if (++stage == kStages90) {
-      stage = 0;
-      phase ^= 1u;
-    }
-  }
-};
-
-// 128B-swizzled operand at `address`: K-major, or for transposed weights 64-column groups of 64
-// rows.
-MOEJIT_DEVICE u64 descriptor(u32 address, bool mn_major) {
-  const u64 leading = mn_major ? 8192u >> 4 : 1u;
-  return static_cast<u64>((address & 0x3ffffu) >> 4) | leading << 16 |
-         static_cast<u64>(1024u >> 4) << 32 | static_cast<u64>(1) << 62;
-}
-
-// Row (column, where transposed) of the weights where group g of column tile n begins.
-template <bool kGateUp>
-MOEJIT_DEVICE int group_row(int n, int g) {
-  if constexpr (!kGateUp) return n * kBn + g * kGroupN;
-  if constexpr (!kPaired) return n * kBn + g * kGroupN;
-  constexpr int kPerHalf = kHalfN / kGroupN;
-  const int i = n * kHalfN + (g % kPerHalf) * kGroupN;
-  return g < kPerHalf ? gate_row(i) : up_row(i);
-}
-
-// Rows that lie side by side come by TMA: whole tiles of h.
-template <bool kGateUp>
-MOEJIT_DEVICE bool has_block_rows(const Tile90& tile) {
-  return !kGateUp && tile.rows == kBm;
-}
-
-// The weights of block `k` of a tile, and the promise of what this thread brings; one thread.
-template <bool kGateUp>
-MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k, u32 stage,
-                                u32 full, u64 policy) {
-  constexpr int kGroups = kBn / kGroupN;
-  if (kCluster > 1 && tile.rows == 0) {
-    mbar_arrive(full);
-    return;
-  }
-  mbar_arrive_expect_tx(full, kStageBytesB + (has_block_rows<kGateUp>(tile) ? kStageBytesA : 0));
-  const int mine = kCluster > 1 && tile.paired ? static_cast<int>(cluster_rank()) : -1;
-  MOEJIT_UNROLL
-  for (int g = 0; g < kGroups; ++g) {
-    if (mine >= 0 && g / (kGroups / 2) != mine) continue;
-    const i32 at_row = group_row<kGateUp>(tile.n, g);
-    const u32 b = stage + kStageBytesA + g * kGroupN * 128;
-    const i32 c0 = kTransposed ? at_row : k * 64, c1 = kTransposed ? k * 64 : at_row;
-    if (mine >= 0) {
-      tma_load_3d_multicast(b, map, c0, c1, tile.expert, full, (1u << kCluster) - 1u, policy);
-    } else {
-      tma_load_3d(b, map, c0, c1, tile.expert, full, policy);
-    }
-  }
-}
-
-template <bool kGateUp>
-MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
-  constexpr int kDepth = kGateUp ? kHiddenSize : kIntermediateSize;
-  constexpr int kPieces = kDepth / 8;
-  constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
-  const TensorMap* map = &maps.map[kGateUp ? 0 : 1];
-  const u32 thread = thread_id();  // 0..127
-  const u32 column = thread & 7u;
-  const u32 row = thread >> 3;  // and every 16th after it
-  const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
-  const u8* source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
-  const i32* rows = plan_rows(a);
-  const u64 once = policy_evict_first(), again = policy_evict_normal();
-  Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
-  int ahead = 0;  // stages of the first tile whose weights are under way
-  if constexpr (!kGateUp) {
-    // The work list is complete (the entry before waited for it); only h is not. Weights go first.
-    if (!items.done()) {
-      const Tile90 tile = locate90<kGateUp>(a, items.item());
-      if (!tile.paired || tile.rows > 0) ahead = min_of(kStages90, tile.blocks<kGateUp>());
-      for (int k = 0; k < ahead && thread == 0; ++k) {
-        load_weights<kGateUp>(map, tile, tile.first_block<kGateUp>() + k,
-                              s.ring + k * kStageBytes90, s.full + k * 8,
-                              tile.single ? once : again);
-      }
-    }
-    grid_wait();
-    fence_proxy_async_global();  // h was written by ordinary stores
-  }
-  Ring ring;
-  for (; items.base < items.total; items.next()) {
-    if (items.done()) continue;
-    const Tile90 tile = locate90<kGateUp>(a, items.item());
-    if (tile.paired && tile.rows == 0) continue;
-    const u64 policy = tile.single ? once : again;
-    const bool whole = has_block_rows<kGateUp>(tile);
-    const int used = ceil_div(tile.rows, 64) * 64;  // rows that the consumers look at
-    const u8* from[kCopies];
-    MOEJIT_UNROLL
-    for (int i = 0; i < kCopies; ++i) {
-      const int r = static_cast<int>(row) + i * 16;
-      i64 line = tile.first_row + r;
-      if (kGateUp && r < tile.rows) line = ldg_i32(rows + line) / kSlots;
-      from[i] = r < tile.rows ? source + line * (kDepth * 2) + column * 16 : nullptr;
-    }
-    const int first = tile.first_block<kGateUp>(), count = tile.blocks<kGateUp>();
-    MOEJIT_NO_UNROLL
-    for (int step = 0; step < count; ++step) {
-      const int k = first + step;
-      const u32 stage = s.ring + ring.stage * kStageBytes90;
-      const u32 full = s.full + ring.stage * 8;
-      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-      if (thread == 0) {
-        if (step >= ahead) load_weights<kGateUp>(map, tile, k, stage, full, policy);
-        if (whole) tma_load_2d(stage, &maps.map[2], k * 64, tile.first_row, full, again);
-      }
-      if (!whole) {
-        const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-        MOEJIT_UNROLL
-        for (int i = 0; i < kCopies; ++i) {
-          if (kBm > 64 && i * 16 >= used) break;
-          const bool valid = inside && from[i] != nullptr;
-          cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
-        }
-      }
-      cp_async_arrive_noinc(full);
-      ring.next();
-    }
-    ahead = 0;
-  }
-}
-
-// A warp has read a stage.
-MOEJIT_DEVICE void release(u32 empty) {
-  const u32 lane = lane_id();
-  if constexpr (kCluster > 1) {
-    if (lane < kCluster) {
-      mbar_arrive_cluster(empty, lane);
-    }
-  } else {
-    if (lane == 0) mbar_arrive(empty);
-  }
-}
 
 // One tile's product over `count` blocks. `warpgroup` 0.. takes rows 64 * warpgroup.
 MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ring& ring,
@@ -210,67 +40,34 @@ MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ri
   release(s.empty + previous * 8);
 }
 
-// The same without a product, for a warpgroup whose rows of the tile do not exist.
-MOEJIT_DEVICE void pass_tile(const Shared90& s, int count, Ring& ring) {
-  MOEJIT_NO_UNROLL
-  for (int k = 0; k < count; ++k) {
-    mbar_wait(s.full + ring.stage * 8, ring.phase);
-    release(s.empty + ring.stage * 8);
-    ring.next();
+template <bool kGateUp>
+MOEJIT_DEVICE void consume_straight(const MoeArgs& a, const Shared90& s, u32 warpgroup,
+                                    const Tile90& tile, int count, Ring& ring) {
+  if (static_cast<int>(warpgroup) * 64 >= tile.rows) {
+    pass_tile(s, count, ring);
+    return;
+  }
+  f32 acc[kBn / 2];
+  multiply_tile(s, warpgroup, count, ring, acc);
+  const int warp = static_cast<int>(warp_id()) - 4;
+  const u32 staged = s.staged + warp * kStagedBytes;
+  if constexpr (kGateUp) {
+    finish_gate_up(a, tile, warp * 16, staged, acc);
+  } else {
+    finish_down(a, tile, warp * 16, staged, acc);
   }
 }
 
 template <bool kGateUp>
 MOEJIT_DEVICE void tile90(const MoeArgs& a, const TensorMaps& maps) {
   const Shared90 s = shared90();
-  if (thread_id() == 0) {
-    tma_prefetch_map(&maps.map[kGateUp ? 0 : 1]);
-    if constexpr (!kGateUp) tma_prefetch_map(&maps.map[2]);
-    for (int i = 0; i < kStages90; ++i) {
-      mbar_init(s.full + i * 8, 1 + 128);
-      mbar_init(s.empty + i * 8, kConsumers * 4 * kCluster);
+  run90<kGateUp>(a, maps, s, [&](u32 warpgroup, const Tile90& tile, int count, Ring& ring) {
+    if constexpr (kSwapped<kGateUp>) {
+      consume_swapped<kGateUp>(a, s, warpgroup, tile, count, ring);
+    } else {
+      consume_straight<kGateUp>(a, s, warpgroup, tile, count, ring);
     }
-    fence_mbar_init();
-  }
-  if constexpr (kCluster > 1) {
-    cluster_sync();
-  } else {
-    block_sync();
-  }
-  if constexpr (kGateUp) grid_wait();  // down waits in its producer
-  grid_launch_dependents();
-  const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
-  if (warpgroup == 0) {
-    if constexpr (kMovesRegisters) reg_dec<56>();
-    produce<kGateUp>(a, maps, s);
-  } else {
-    if constexpr (kMovesRegisters) reg_inc<224>();
-    Ring ring;
-    Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
-    for (; items.base < items.total; items.next()) {
-      if (items.done()) continue;
-      const Tile90 tile = locate90<kGateUp>(a, items.item());
-      if (tile.paired && tile.rows == 0) continue;
-      const int count = tile.blocks<kGateUp>();
-      if (static_cast<int>(warpgroup - 1) * 64 >= tile.rows) {
-        pass_tile(s, count, ring);
-        continue;
-      }
-      f32 acc[kBn / 2];
-      multiply_tile(s, warpgroup - 1, count, ring, acc);
-      const int warp = static_cast<int>(warp_id()) - 4;
-      const u32 staged = s.staged + warp * kStagedBytes;
-      if constexpr (kGateUp) {
-        finish_gate_up(a, tile, warp * 16, staged, acc);
-      } else {
-        finish_down(a, tile, warp * 16, staged, acc);
-      }
-    }
-  }
-  // The other block may still send weights here, or wait for this one's consumers.
-  if constexpr (kCluster > 1) {
-    cluster_sync();
-  }
+  });
 }
 
 }  // namespace moe

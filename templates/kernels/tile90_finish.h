@@ -1,14 +1,13 @@
 // What becomes of the accumulators of tile90.h: h, or a partial result y of each slot.
 #pragma once
 
-#include "kernels/tile90_walk.h"
+#include "kernels/tile90_ring.h"
 
 namespace moe {
 
 // A warp's 16 rows by 128 bytes pass through shared memory, so that a store writes whole 128-byte
 // lines of four rows instead of scattered words of eight. Piece p of row r lies at
 // r * 128 + ((p ^ r % 8) * 16): no bank conflict either way.
-constexpr int kStagedBytes = 16 * 128;
 
 // write(row, piece, value) for the 128 bytes of each row; warp-collective.
 template <typename Write>

@@ -8,6 +8,10 @@
 
 namespace moe {
 
+// The products whose columns are the rows of the layer (tile90_swap.h): none, gate+up, both.
+constexpr int kSwap = kSched_swap;
+template <bool kGateUp>
+constexpr bool kSwapped = kGateUp ? kSwap >= 1 : kSwap == 2;
 constexpr int kBm = kSched_tile_m;
 constexpr int kBn = kSched_tile_n;  // columns of a product: half gate and half up, in gate+up
 constexpr int kHalfN = kBn / 2;
@@ -86,8 +90,16 @@ MOEJIT_DEVICE Tile90 locate90(const MoeArgs& a, int item) {
   tile.part = C::kRanges == 1 ? 0 : column / C::kColumns;
   tile.n = column - tile.part * C::kColumns;
   const i32* counts = plan_counts(a) + 1 + t.x;
-  tile.first_row = ldg_i32(counts) + m * kPlanTile;
-  tile.rows = min_of(kPlanTile, ldg_i32(counts + 1) - tile.first_row);
+  const int first = ldg_i32(counts), rows = ldg_i32(counts + 1) - first;
+  if constexpr (kSwapped<kGateUp>) {  // tiles of an expert alike, but for eight rows
+    const int eights = ceil_div(rows, 8);
+    const int begin = eights * m / tiles * 8;
+    tile.first_row = first + begin;
+    tile.rows = min_of(rows, eights * (m + 1) / tiles * 8) - begin;
+  } else {
+    tile.first_row = first + m * kPlanTile;
+    tile.rows = min_of(kPlanTile, rows - m * kPlanTile);
+  }
   if (C::kColumns > C::kTiles && tile.n >= C::kTiles) tile.rows = 0;
   tile.single = tiles <= kCluster;
   return tile;

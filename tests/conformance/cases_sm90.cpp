@@ -96,12 +96,26 @@ MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps ma
 }  // namespace
 
 void add_sm90_cases(std::vector<Case>* cases) {
-  for (int n : {8, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256}) {
+  for (int n : {8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 192, 256}) {
     cases->push_back(wgmma_case(n, false, false, Fill::kHalfInts, 0));
   }
   for (int n : {64, 128, 256}) cases->push_back(wgmma_case(n, false, true, Fill::kHalfInts, 0));
   cases->push_back(wgmma_case(128, true, false, Fill::kHalfIntsF16, 0));
   cases->push_back(wgmma_case(128, false, false, Fill::kHalfs, 4e-6));
+  cases->push_back({.name = "stmatrix_x4_trans",
+                    .arch = "sm_90a",
+                    .body = R"(
+MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  const u32 t = thread_id(), s = shared_base();
+  u32 r[4];
+  for (int i = 0; i < 4; ++i) r[i] = ldg_u32(IN + t * 4 + i);
+  stmatrix_x4_trans(s + ((t * 5) % 32) * 16, r);
+  warp_sync();
+  stg_u32x4(OUT + t * 4, lds_u32x4(s + t * 16));
+}
+)",
+                    .shared_bytes = 512,
+                    .out_words = 128});
   cases->push_back(tensor_case(0, 0, 0));
   cases->push_back(tensor_case(64, 0, 1));
   cases->push_back(tensor_case(-8, -3, 2));

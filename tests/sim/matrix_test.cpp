@@ -57,6 +57,32 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   }
 }
 
+// The inverse: what ldmatrix_x4_trans read, stmatrix_x4_trans puts back.
+TEST(SimMatrix, StmatrixTransposed) {
+  const Device* device = sim_device("sm_90a");
+  Buffer<uint32_t> out(device, 32 * 4);
+  MoeArgs args{};
+  args.out = out.data();
+  const Status status = run_sim("sm_90a", R"(
+MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  const u32 t = thread_id();
+  const u32 base = shared_base();
+  // Matrix m, row r, column c holds m * 64 + r * 8 + c: 9.7.14.5.16, with rows and columns swapped.
+  u32 r[4];
+  for (u32 m = 0; m < 4; ++m) {
+    const u32 low = m * 64 + t % 4 * 2 * 8 + t / 4;
+    r[m] = low | (low + 8) << 16;
+  }
+  stmatrix_x4_trans(base + (t * 5 % 32) * 16, r);
+  warp_sync();
+  const u32x4 v = lds_u32x4(base + (t * 5 % 32) * 16);
+  stg_u32x4(static_cast<u32*>(a.out) + t * 4, v);
+})",
+                                {.shared_bytes = 512}, args);
+  ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
+  for (uint32_t i = 0; i < 128; ++i) EXPECT_EQ(out[i], (2 * i) | (2 * i + 1) << 16) << i;
+}
+
 // PTX ISA 9.7.14.5.8, m16n8k16: groupID g = l/4, c = l%4.
 //   A a0,a1 (g, 2c+{0,1})  a2,a3 (g+8, ..)  a4,a5 (g, 2c+8+{0,1})  a6,a7 (g+8, 2c+8+{0,1})
 //   B b0,b1 (2c+{0,1}, g)  b2,b3 (2c+8+{0,1}, g)     C c0,c1 (g, 2c+{0,1})  c2,c3 (g+8, ..)

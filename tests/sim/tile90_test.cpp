@@ -1,5 +1,6 @@
-// The forms of cuda_tile90 that few tokens do not reach: clusters that share weights, ranges of the
-// reduction, 16-bit partial results, last row tiles of an expert that only one warpgroup has.
+// The forms of cuda_tile90 that few tokens do not reach: clusters that share
+// weights, ranges of the reduction, 16-bit partial results, last row tiles of an expert that only
+// one warpgroup has.
 #include <gtest/gtest.h>
 
 #include "tests/sim/moe_runner.h"
@@ -19,6 +20,11 @@ struct Form {
   std::map<std::string, int32_t> params;
   bool transposed = false;
   DType dtype = DType::kBF16;
+  int swap = 0;
+  bool gated = true;
+  bool weight_on_input = false;
+  bool interleaved = false;
+  bool up_first = false;
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -27,7 +33,8 @@ void PrintTo(const Form& form, std::ostream* out) {
 
 Schedule schedule_of(const Form& form) {
   Schedule schedule{.family = "cuda_tile90",
-                    .params = {{"tile_m", 128},
+                    .params = {{"swap", form.swap},
+                               {"tile_m", 128},
                                {"tile_n", 256},
                                {"stages", 4},
                                {"raster", 4},
@@ -44,14 +51,18 @@ class SimTile90 : public testing::TestWithParam<Form> {};
 TEST_P(SimTile90, MatchesReference) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   const Form& form = GetParam();
-  const MoeConfig config{.num_experts = 3,
-                         .top_k = 2,
-                         .hidden_size = form.hidden,
-                         .intermediate_size = form.intermediate,
-                         .dtype = form.dtype,
-                         .bias = true,
-                         .transposed = form.transposed,
-                         .router = {}};
+  const MoeConfig config{
+      .num_experts = 3,
+      .top_k = 2,
+      .hidden_size = form.hidden,
+      .intermediate_size = form.intermediate,
+      .dtype = form.dtype,
+      .activation = form.gated ? moejit::Activation::kSilu : moejit::Activation::kRelu2,
+      .gated = form.gated,
+      .bias = true,
+      .transposed = form.transposed,
+      .weight_on_input = form.weight_on_input,
+      .router = {}};
   const Family* family = moejit::internal::find_family("cuda_tile90");
   const Schedule schedule = schedule_of(form);
   const auto reason = family->why_not(config, sim_target("sm_90a"), schedule);
@@ -81,10 +92,68 @@ const Form kForms[] = {
      136,
      2056,
      20,
-     {{"split", 4}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}}},
+     {{"split", 4}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}},
+     true},
+};
+
+const Form kSwapped[] = {
+    {"Plain", 328, 200, 230, {}, false, DType::kBF16, 2},
+    {"Cluster", 328, 200, 230, {{"cluster", 2}}, false, DType::kBF16, 2},
+    {"ClusterOddColumns", 256, 136, 300, {{"cluster", 2}, {"partial", 16}}, false, DType::kBF16, 2},
+    {"ClusterSmallTiles",
+     520,
+     264,
+     70,
+     {{"cluster", 2}, {"tile_m", 64}, {"stages", 5}},
+     false,
+     DType::kBF16,
+     2},
+    {"FewRows", 264, 136, 9, {{"tile_m", 16}, {"stages", 6}}, false, DType::kBF16, 2},
+    {"FewRowsF16", 200, 72, 40, {{"tile_m", 32}, {"stages", 6}}, false, DType::kF16, 2},
+    {"Partial16", 328, 136, 200, {{"partial", 16}}, false, DType::kBF16, 2},
+    {"Narrow",
+     200,
+     136,
+     50,
+     {{"tile_m", 64}, {"tile_n", 128}, {"stages", 4}, {"blocks", 2}},
+     false,
+     DType::kBF16,
+     2},
+    {"NotGated", 264, 328, 90, {{"tile_m", 64}, {"stages", 5}}, false, DType::kBF16, 2, false},
+    {"WeightOnInput", 200, 136, 130, {{"partial", 16}}, false, DType::kBF16, 2, true, true},
+    {"Interleaved", 328, 136, 130, {{"partial", 16}}, false, DType::kBF16, 2, true, false, true},
+    {"InterleavedUpFirst",
+     136,
+     328,
+     70,
+     {{"cluster", 2}},
+     false,
+     DType::kBF16,
+     2,
+     true,
+     false,
+     true,
+     true},
+    {"First", 328, 200, 230, {{"cluster", 2}, {"partial", 16}}, false, DType::kBF16, 1},
+    {"UpFirst",
+     136,
+     72,
+     30,
+     {{"tile_m", 32}, {"stages", 6}},
+     false,
+     DType::kBF16,
+     2,
+     true,
+     false,
+     false,
+     true},
+    {"Split", 136, 1056, 150, {{"split", 2}, {"cluster", 2}}, false, DType::kBF16, 2},
 };
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimTile90, testing::ValuesIn(kForms),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Swapped, SimTile90, testing::ValuesIn(kSwapped),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

@@ -57,6 +57,7 @@ struct LdmatrixArgs {
   int count;  // 2 or 4 matrices
   int transposed;
   unsigned* r;
+  int store;  // stmatrix: from r to shared memory
 };
 
 enum MmaType { kBf16 = 0, kF16 = 1, kTf32 = 2, kF32 = 3 };

@@ -81,6 +81,12 @@ MOEJIT_DEVICE void reg_dec(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->collective(moejit_sim::kSetMaxRegisters, &args, line);
 }
 
+MOEJIT_DEVICE void stmatrix_x4_trans(u32 a, const u32 (&r)[4], MOEJIT_SIM_LINE) {
+  u32 values[4] = {r[0], r[1], r[2], r[3]};
+  moejit_sim::LdmatrixArgs args{a, 4, 1, values, 1};
+  moejit_sim_runtime->collective(moejit_sim::kLdmatrix, &args, line);
+}
+
 // --- wgmma -------------------------------------------------------------------------------------
 MOEJIT_DEVICE void wgmma_fence(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->collective(moejit_sim::kWgmmaFence, nullptr, line);
@@ -97,15 +103,17 @@ template <int N>
 MOEJIT_DEVICE void wgmma_hold(f32 (&d)[N]) {
   asm volatile("" ::"r"(&d) : "memory");
 }
-template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate,
+template <int N, int TransB, int M>
+MOEJIT_DEVICE void wgmma_bf16(f32 (&d)[M], u64 desc_a, u64 desc_b, bool accumulate,
                               MOEJIT_SIM_LINE) {
+  static_assert(M >= N / 2);
   moejit_sim::WgmmaArgs args{moejit_sim::kBf16, N, TransB, accumulate, desc_a, desc_b, d};
   moejit_sim_runtime->collective(moejit_sim::kWgmma, &args, line);
 }
-template <int N, int TransB>
-MOEJIT_DEVICE void wgmma_f16(f32 (&d)[N / 2], u64 desc_a, u64 desc_b, bool accumulate,
+template <int N, int TransB, int M>
+MOEJIT_DEVICE void wgmma_f16(f32 (&d)[M], u64 desc_a, u64 desc_b, bool accumulate,
                              MOEJIT_SIM_LINE) {
+  static_assert(M >= N / 2);
   moejit_sim::WgmmaArgs args{moejit_sim::kF16, N, TransB, accumulate, desc_a, desc_b, d};
   moejit_sim_runtime->collective(moejit_sim::kWgmma, &args, line);
 }

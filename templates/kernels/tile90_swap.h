@@ -1,0 +1,78 @@
+// Products whose columns are the rows of the layer: the weights are the 64-row operand of wgmma,
+// and columns come in eights, so that no expert pays for rows that it does not have. kSched_tile_n
+// / 128 consumer warpgroups take 128 channels each: two products of 64, gate and up of the same
+// channels where the layer is gated.
+#pragma once
+
+#include "kernels/tile90_turn.h"
+
+namespace moe {
+
+template <int kEights>
+MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, Ring& ring,
+                                   f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2]) {
+  constexpr int kN = kEights * 8;
+  u32 previous = 0;
+  wgmma_hold(lo);
+  wgmma_hold(hi);
+  MOEJIT_NO_UNROLL
+  for (int k = 0; k < count; ++k) {
+    mbar_wait(s.full + ring.stage * 8, ring.phase);
+    fence_proxy_async();  // the gathered rows were written by ordinary copies
+    const u32 stage = s.ring + ring.stage * kStageBytes90;
+    const u64 rows = descriptor(stage, false);
+    const u64 weights = descriptor(stage + kStageBytesA + warpgroup * 16384, false);
+    wgmma_fence();
+    MOEJIT_UNROLL
+    for (int j = 0; j < 4; ++j) {  // 32 bytes of the reduction
+      if constexpr (kIsBf16) {
+        wgmma_bf16<kN, 0>(lo, weights + j * 2u, rows + j * 2u, k > 0 || j > 0);
+        wgmma_bf16<kN, 0>(hi, weights + 512u + j * 2u, rows + j * 2u, k > 0 || j > 0);
+      } else {
+        wgmma_f16<kN, 0>(lo, weights + j * 2u, rows + j * 2u, k > 0 || j > 0);
+        wgmma_f16<kN, 0>(hi, weights + 512u + j * 2u, rows + j * 2u, k > 0 || j > 0);
+      }
+    }
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (k > 0) release(s.empty + previous * 8);
+    previous = ring.stage;
+    ring.next();
+  }
+  wgmma_wait<0>();
+  wgmma_hold(lo);
+  wgmma_hold(hi);
+  release(s.empty + previous * 8);
+}
+
+// The form for `eights` times eight rows, 1..kEights.
+template <int kEights>
+MOEJIT_DEVICE void multiply_rows(int eights, const Shared90& s, u32 warpgroup, int count,
+                                 Ring& ring, f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2]) {
+  if constexpr (kEights > 1) {
+    if (eights < kEights) {
+      multiply_rows<kEights - 1>(eights, s, warpgroup, count, ring, lo, hi);
+      return;
+    }
+  }
+  multiply_eights<kEights>(s, warpgroup, count, ring, lo, hi);
+}
+
+template <bool kGateUp>
+MOEJIT_DEVICE void consume_swapped(const MoeArgs& a, const Shared90& s, u32 warpgroup,
+                                   const Tile90& tile, int count, Ring& ring) {
+  if (kCluster > 1 && tile.rows == 0) {
+    pass_tile(s, count, ring);
+    return;
+  }
+  f32 lo[kBm / 2], hi[kBm / 2];
+  multiply_rows<kBm / 8>(ceil_div(tile.rows, 8), s, warpgroup, count, ring, lo, hi);
+  const u32 staged = s.staged + warpgroup * 4 * kStagedBytes;
+  if constexpr (kGateUp) {
+    finish_gate_up_turned(a, tile, warpgroup, staged, lo, hi);
+  } else {
+    finish_down_turned(a, tile, warpgroup, staged, lo, hi);
+  }
+}
+
+}  // namespace moe

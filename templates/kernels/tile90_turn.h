@@ -1,0 +1,165 @@
+// What becomes of the accumulators of tile90_swap.h: h, or a partial result y of each slot. A
+// thread holds two channels (lane / 4 and eight after it) of two rows (2 * (lane % 4) and the next)
+// of each fragment of 16 channels and 8 rows. A warpgroup turns a slice of rows through shared
+// memory and stores lines of 128 bytes and more: stores of 32-byte sectors took a third of a
+// layer's time.
+#pragma once
+
+#include "kernels/tile90_ring.h"
+
+namespace moe {
+
+constexpr int kLanesRows = ceil_div(kBm, 32);
+constexpr u32 kFirstFinishBarrier = 1;  // of named barriers, one for each consumer warpgroup
+
+// Routing weights of rows lane + 32 * j of a tile.
+template <bool kWeighted>
+struct RowWeights {
+  f32 weight[kLanesRows];
+  MOEJIT_DEVICE RowWeights(const MoeArgs& a, const Tile90& tile) {
+    MOEJIT_UNROLL
+    for (int j = 0; j < kLanesRows; ++j) {
+      const int r = j * 32 + static_cast<int>(lane_id());
+      weight[j] = 1.0f;
+      if (kWeighted && r < tile.rows)
+        weight[j] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
+    }
+  }
+  // Of row 2 * (lane % 4) + c of fragment f; warp-collective.
+  MOEJIT_DEVICE f32 of(int f, int c) const {
+    if constexpr (!kWeighted) return 1.0f;
+    return shfl_f32(weight[f / 4], static_cast<u32>(f % 4 * 8 + c) + (lane_id() & 3u) * 2);
+  }
+};
+
+// kBlocks * 64 channels of the tile's rows, kWide bytes each, of one warpgroup: value(block, f,
+// which, c, weight) is channel block * 64 + warp * 16 + which * 8 + lane / 4 of row c of fragment
+// f, whose routing weight is `weight`; line(row) is where the channels of a row of the tile go,
+// `channels` of them exist.
+template <int kBlocks, int kWide, typename Weights, typename Value, typename Line>
+MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, int channels,
+                                const Weights& weights, Value value, Line line) {
+  constexpr int kRowBytes = kBlocks * 64 * kWide;
+  constexpr int kPieces = kRowBytes / 16;
+  constexpr int kRows = min_of(32, min_of(kBm, 4 * kStagedBytes / kRowBytes));  // of a slice
+  constexpr int kRounds = ceil_div(kRows * kPieces, 128);
+  const u32 lane = lane_id(), warp = warp_id() & 3u;
+  MOEJIT_UNROLL
+  for (int first = 0; first < kBm; first += kRows) {
+    if (first >= tile.rows) break;
+    u8* to[kRounds];  // of the pieces that this thread stores
+    MOEJIT_UNROLL
+    for (int i = 0; i < kRounds; ++i) {
+      const int at = i * 128 + static_cast<int>(warp * 32 + lane);
+      const int row = first + at / kPieces, piece = at % kPieces;
+      const bool inside =
+          at < kRows * kPieces && row < tile.rows && piece * (16 / kWide) < channels;
+      to[i] = inside ? line(row) + piece * 16 : nullptr;
+    }
+    MOEJIT_UNROLL
+    for (int f = first / 8; f < (first + kRows) / 8; f += kBlocks == 1 && kWide == 2 ? 2 : 1) {
+      if (f * 8 >= tile.rows) break;
+      if constexpr (kWide == 2) {
+        // Four 8x8 matrices: both halves of 16 channels, of two fragments or of two blocks.
+        constexpr int kFragments = kBlocks == 1 ? 2 : 1;
+        f32 weight[kFragments][2];
+        MOEJIT_UNROLL
+        for (int at = 0; at < kFragments * 2; ++at)
+          weight[at / 2][at % 2] = weights.of(f + at / 2, at % 2);
+        u32 r[4] = {0u, 0u, 0u, 0u};
+        MOEJIT_UNROLL
+        for (int m = 0; m < 4; ++m) {
+          const int of = kBlocks == 1 ? m / 2 : 0, block = kBlocks == 1 ? 0 : m / 2;
+          if ((f + of) * 8 < tile.rows) {
+            r[m] = pack2(value(block, f + of, m % 2, 0, weight[of][0]),
+                         value(block, f + of, m % 2, 1, weight[of][1]));
+          }
+        }
+        const u32 m = lane >> 3;
+        const u32 row = (kBlocks == 1 ? f + m / 2 : f) * 8 - first + (lane & 7u);
+        const u32 piece = (kBlocks == 1 ? 0u : m / 2 * 8) + warp * 2 + m % 2;
+        stmatrix_x4_trans(staged + row * kRowBytes + ((piece ^ (row & 7u)) << 4), r);
+      } else {
+        const f32 weight[2] = {weights.of(f, 0), weights.of(f, 1)};
+        MOEJIT_UNROLL
+        for (int at = 0; at < kBlocks * 4; ++at) {
+          const int block = at / 4, which = at / 2 % 2, c = at % 2;
+          const u32 row = f * 8 - first + (lane & 3u) * 2 + c;
+          const u32 eight = block * 8 + warp * 2 + which;  // of channels: 32 bytes
+          sts_f32(staged + row * kRowBytes + ((eight ^ ((row >> 1) & 3u)) << 5) + (lane >> 2) * 4,
+                  value(block, f, which, c, weight[c]));
+        }
+      }
+    }
+    bar_sync(kFirstFinishBarrier + warpgroup, 128);
+    MOEJIT_UNROLL
+    for (int i = 0; i < kRounds; ++i) {
+      const u32 at = i * 128 + warp * 32 + lane;
+      const u32 row = at / kPieces, piece = at % kPieces;
+      const u32 swapped = kWide == 2 ? piece ^ (row & 7u) : piece ^ ((row >> 1 & 3u) << 1);
+      if (to[i] != nullptr) stg_u32x4(to[i], lds_u32x4(staged + row * kRowBytes + swapped * 16));
+    }
+    bar_sync(kFirstFinishBarrier + warpgroup, 128);
+  }
+}
+
+// `staged`: 4 * kStagedBytes of this warpgroup.
+MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, u32 warpgroup,
+                                         u32 staged, const f32 (&lo)[kBm / 2],
+                                         const f32 (&hi)[kBm / 2]) {
+  constexpr int kBlocks = kGated ? 1 : 2;
+  const int first = tile.n * kHColumns + static_cast<int>(warpgroup) * kBlocks * 64;
+  const RowWeights<kWeightOnInput> weights(a, tile);
+  f32 gate_bias[kBlocks][2] = {}, up_bias[kBlocks][2] = {};
+  if constexpr (kBias) {
+    MOEJIT_UNROLL
+    for (int at = 0; at < kBlocks * 2; ++at) {
+      const int i = first + at / 2 * 64 + static_cast<int>(warp_id() & 3u) * 16 + at % 2 * 8 +
+                    static_cast<int>(lane_id() >> 2);
+      if (i >= kIntermediateSize) continue;
+      gate_bias[at / 2][at % 2] = bias13(a, tile.expert, gate_row(i));
+      if constexpr (kGated) up_bias[at / 2][at % 2] = bias13(a, tile.expert, up_row(i));
+    }
+  }
+  u8* h = region(a, kRegion_h) + static_cast<i64>(first) * 2;
+  store_turned<kBlocks, 2>(
+      tile, warpgroup, staged, kIntermediateSize - first, weights,
+      [&](int block, int f, int which, int c, f32 weight) {
+        const int j = f * 4 + which * 2 + c;
+        const f32 g = (block == 0 ? lo[j] : hi[j]) * weight + gate_bias[block][which];
+        return activate(g, kGated ? hi[j] * weight + up_bias[block][which] : 0.0f);
+      },
+      [&](int row) { return h + static_cast<i64>(tile.first_row + row) * kIntermediateSize * 2; });
+}
+
+MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, u32 warpgroup,
+                                      u32 staged, const f32 (&lo)[kBm / 2],
+                                      const f32 (&hi)[kBm / 2]) {
+  constexpr int kWide = kPartial16 ? 2 : 4;
+  const int first = tile.n * kBn + static_cast<int>(warpgroup) * 128;
+  const RowWeights<!kWeightOnInput> weights(a, tile);
+  f32 bias[2][2] = {};
+  if constexpr (kBias) {
+    MOEJIT_UNROLL
+    for (int at = 0; at < 4; ++at) {
+      const int i = first + at / 2 * 64 + static_cast<int>(warp_id() & 3u) * 16 + at % 2 * 8 +
+                    static_cast<int>(lane_id() >> 2);
+      if (i < kHiddenSize && tile.part == 0)
+        bias[at / 2][at % 2] = load_element(a.b2, static_cast<i64>(tile.expert) * kHiddenSize + i);
+    }
+  }
+  // y of a slot holds kParts parts, one of each range of the reduction.
+  u8* y = region(a, kRegion_y) + static_cast<i64>(first) * kWide;
+  store_turned<2, kWide>(
+      tile, warpgroup, staged, kHiddenSize - first, weights,
+      [&](int block, int f, int which, int c, f32 weight) {
+        const int j = f * 4 + which * 2 + c;
+        return ((block == 0 ? lo[j] : hi[j]) + bias[block][which]) * weight;
+      },
+      [&](int row) {
+        const i64 slot = ldg_i32(plan_rows(a) + tile.first_row + row);
+        return y + (slot * kParts + tile.part) * kHiddenSize * kWide;
+      });
+}
+
+}  // namespace moe
