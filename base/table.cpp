@@ -161,6 +161,81 @@ size_t display_width(const std::string& text) {
   }));
 }
 
+// Columns of the screen: what text is worth wrapping into, and the longest word that counts then.
+constexpr size_t kLeastText = 16, kMostWord = 24;
+
+// Cut at spaces into lines of at most `width`; a longer word keeps a line of its own, whole.
+std::vector<std::string> wrap(const std::string& text, size_t width) {
+  if (display_width(text) <= width) return {text};
+  std::vector<std::string> lines;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find(' ', at), text.size());
+    const std::string word = text.substr(at, end - at);
+    if (!lines.empty() && display_width(lines.back()) + 1 + display_width(word) <= width) {
+      lines.back() += " " + word;
+    } else if (!word.empty()) {
+      lines.push_back(word);
+    }
+    at = end + 1;
+  }
+  return lines.empty() ? std::vector<std::string>{""} : lines;
+}
+
+struct Layout {
+  std::vector<size_t> widths;
+  std::vector<bool> below;  // not in the line, but under it
+};
+
+// Fits the columns into `limit` (0: any width): text gives way first by wrapping, then by going
+// below.
+Layout lay_out(const std::vector<std::vector<std::string>>& lines, const std::vector<bool>& numeric,
+               size_t limit) {
+  const size_t count = numeric.size();
+  Layout layout{std::vector<size_t>(count), std::vector<bool>(count)};
+  std::vector<size_t> least(count);
+  for (const auto& line : lines) {
+    for (size_t i = 0; i < count; ++i) {
+      layout.widths[i] = std::max(layout.widths[i], display_width(line[i]));
+      for (const std::string& word : wrap(line[i], 1))
+        least[i] = std::max(least[i], display_width(word));
+    }
+  }
+  for (size_t i = 0; i < count; ++i) {
+    least[i] = numeric[i] ? layout.widths[i]
+                          : std::min(layout.widths[i], std::clamp(least[i], kLeastText, kMostWord));
+  }
+  if (limit == 0) return layout;
+  const auto total = [&](const std::vector<size_t>& widths) {
+    size_t sum = 0, columns = 0;
+    for (size_t i = 0; i < count; ++i) {
+      if (layout.below[i]) continue;
+      sum += widths[i];
+      ++columns;
+    }
+    return columns == 0 ? 0 : sum + 2 * (columns - 1);
+  };
+  while (total(least) > limit) {
+    size_t widest = count;
+    for (size_t i = 0; i < count; ++i) {
+      // The first one names the row.
+      if (i == 0 || numeric[i] || layout.below[i] || least[i] < kLeastText) continue;
+      if (widest == count || least[i] > least[widest]) widest = i;
+    }
+    if (widest == count) break;  // numbers and short words alone: the terminal has to wrap them
+    layout.below[widest] = true;
+  }
+  while (total(layout.widths) > limit) {
+    size_t widest = count;
+    for (size_t i = 0; i < count; ++i) {
+      if (layout.below[i] || layout.widths[i] <= least[i]) continue;
+      if (widest == count || layout.widths[i] > layout.widths[widest]) widest = i;
+    }
+    if (widest == count) break;
+    --layout.widths[widest];
+  }
+  return layout;
+}
+
 }  // namespace
 
 Result<TableFormat> table_format_from_string(std::string_view name) {
@@ -221,7 +296,8 @@ std::vector<std::vector<std::string>> Table::text_cells(bool wide,
       any_number = true;
       if (std::isfinite(row[i].number())) largest = std::max(largest, std::fabs(row[i].number()));
     }
-    const Scale scale = scale_for(column.unit, largest);
+    const bool any_unit = any_number || column.title.empty();
+    const Scale scale = any_unit ? scale_for(column.unit, largest) : Scale{};
     const std::string gap = column.title.empty() || *scale.name == '\0' ? "" : " ";
     lines[0].push_back(column.title + gap + scale.name);
     for (size_t r = 0; r < rows_.size(); ++r) {
@@ -232,38 +308,76 @@ std::vector<std::vector<std::string>> Table::text_cells(bool wide,
   return lines;
 }
 
-std::string Table::render_table(const Style& style) const {
-  std::string out;
+std::string Table::render_facts(size_t width) const {
   size_t title_width = 0;
   for (const Fact& fact : facts_) {
     title_width = std::max(title_width, display_width(fact.column.title));
   }
+  const size_t indent = title_width + 2;
+  std::string out;
   for (const Fact& fact : facts_) {
+    const std::string text = one_line(format_value(fact.value, fact.column.unit));
     out += fact.column.title + ":";
     out.append(title_width - display_width(fact.column.title) + 1, ' ');
-    out += one_line(format_value(fact.value, fact.column.unit)) + "\n";
+    const bool wraps = width >= indent + kLeastText && display_width(text) > width - indent;
+    const auto lines = wraps ? wrap(text, width - indent) : std::vector<std::string>{text};
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (i > 0) out.append(indent, ' ');
+      out += lines[i] + "\n";
+    }
   }
+  return out;
+}
+
+std::string Table::render_table(const Style& style) const {
+  const auto limit = static_cast<size_t>(std::max(style.width, 0));
+  std::string out = render_facts(limit);
   if (columns_.empty() || rows_.empty()) return out;
   if (!facts_.empty()) out += "\n";
 
   std::vector<bool> numeric;
   const auto lines = text_cells(style.wide, &numeric);
-  std::vector<size_t> widths(numeric.size(), 0);
-  for (const auto& line : lines) {
-    for (size_t i = 0; i < line.size(); ++i)
-      widths[i] = std::max(widths[i], display_width(line[i]));
-  }
+  const Layout layout = lay_out(lines, numeric, limit);
   for (size_t r = 0; r < lines.size(); ++r) {
-    if (r == 0 && style.bold_headings) out += "\033[1m";
+    std::vector<std::vector<std::string>> cells;
+    size_t height = 1;
     for (size_t i = 0; i < lines[r].size(); ++i) {
-      if (i > 0) out += "  ";
-      const size_t padding = widths[i] - display_width(lines[r][i]);
-      if (numeric[i]) out.append(padding, ' ');
-      out += lines[r][i];
-      if (!numeric[i] && i + 1 < lines[r].size()) out.append(padding, ' ');
+      cells.push_back(numeric[i] ? std::vector<std::string>{lines[r][i]}
+                                 : wrap(lines[r][i], layout.widths[i]));
+      if (!layout.below[i]) height = std::max(height, cells[i].size());
     }
-    if (r == 0 && style.bold_headings) out += "\033[0m";
-    out += '\n';
+    if (r == 0 && style.bold_headings) out += "\033[1m";
+    for (size_t h = 0; h < height; ++h) {
+      std::string line;
+      size_t gap = 0;  // blanks that are owed, so that no line ends in them
+      for (size_t i = 0; i < cells.size(); ++i) {
+        if (layout.below[i]) continue;
+        const std::string text = h < cells[i].size() ? cells[i][h] : "";
+        const size_t width = display_width(text);
+        const size_t padding = layout.widths[i] > width ? layout.widths[i] - width : 0;
+        if (numeric[i]) gap += padding;
+        if (!text.empty()) {
+          line.append(gap, ' ');
+          line += text;
+          gap = 0;
+        } else if (numeric[i]) {
+          gap -= padding;
+          gap += layout.widths[i];
+        }
+        gap += (numeric[i] ? 0 : padding) + 2;
+      }
+      if (r == 0 && h + 1 == height && style.bold_headings) line += "\033[0m";
+      out += line + "\n";
+    }
+    for (size_t i = 0; r > 0 && i < cells.size(); ++i) {
+      if (!layout.below[i]) continue;
+      const std::string title = "    " + lines[0][i] + ": ";
+      const size_t room = limit > title.size() + kLeastText ? limit - title.size() : kLeastText;
+      const auto text = wrap(lines[r][i], room);
+      for (size_t h = 0; h < text.size(); ++h) {
+        out += (h == 0 ? title : std::string(title.size(), ' ')) + text[h] + "\n";
+      }
+    }
   }
   return out;
 }

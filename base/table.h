@@ -88,6 +88,9 @@ class Table {
     TableFormat format = TableFormat::kTable;
     bool bold_headings = false;
     bool wide = false;  // all columns for people
+    // Columns of the screen, 0: no limit. Text is wrapped at spaces; a column of text that has no
+    // room even then stands below its row.
+    int width = 0;
   };
   // JSON: {"schema":1,"command":...,facts...,"rows":[{...}]} and a line feed.
   std::string render(const Style& style, std::string_view command) const;
@@ -100,6 +103,7 @@ class Table {
     Cell value;
   };
   std::string render_table(const Style& style) const;
+  std::string render_facts(size_t width) const;
   std::string render_csv() const;
   void append_object(std::string* out, const std::vector<Cell>& row) const;
   // Cells as people read them; row 0 is the headings. `numeric` says which columns align right.

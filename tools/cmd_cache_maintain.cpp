@@ -1,4 +1,5 @@
 // `moejit cache verify | clear | gc | pin | history`: what keeps a cache whole.
+#include "tools/busy.h"
 #include "tools/cache_common.h"
 #include "tools/parse.h"
 #include "tools/report.h"
@@ -16,7 +17,8 @@ class CacheVerify : public Command {
   ExitCode run(Context& context) override {
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
-    auto report = internal::verify_cache(*place, repair_);
+    auto report = while_busy(context, "checking every kernel",
+                             [&] { return internal::verify_cache(*place, repair_); });
     if (!report.ok()) {
       const ExitCode code = context.fail(report.status());
       return report.status().code() == StatusCode::kDataError ? ExitCode::kWrong : code;
@@ -102,7 +104,8 @@ class CacheGc : public Command {
     if (!options_.dry_run && !context.confirm("delete unused kernels of " + place->where)) {
       return ExitCode::kUsage;
     }
-    auto report = internal::gc_cache(*place, options_);
+    auto report = while_busy(context, "looking for unused kernels",
+                             [&] { return internal::gc_cache(*place, options_); });
     if (!report.ok()) return context.fail(report.status());
     Table table({{"binaries", "kernels dropped"},
                  {"bytes", "dropped", Unit::kBytes},
@@ -175,6 +178,7 @@ class CacheHistory : public Command {
     if (!place.ok()) return context.fail(place.status());
     auto history = internal::selection_history(*place, key_);
     if (!history.ok()) return context.fail(history.status());
+    if (history->empty()) context.note("no decision yet; `moejit tune` makes them");
     std::vector<Column> columns = choice_columns();
     columns.push_back({"current", "current"});
     Table table(std::move(columns));

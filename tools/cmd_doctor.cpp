@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/settings.h"
 #include "moejit/moejit.h"
+#include "tools/busy.h"
 #include "tools/command.h"
 #include "tools/matrix.h"
 
@@ -69,7 +70,9 @@ class Doctor : public Command {
     bool any = false;
     std::string ready;
     for (const internal::Backend* backend : internal::backends()) {
-      const Readiness state = examine(*backend, &table);
+      const Readiness state =
+          while_busy(context, std::string("asking for ") + backend->name() + " devices",
+                     [&] { return examine(*backend, &table); });
       any = any || state.ready;
       ready += (ready.empty() ? "" : ", ") + std::string(backend->name()) + " " + state.sentence;
     }

@@ -2,6 +2,7 @@
 
 #include "base/json_util.h"
 #include "moejit/tuning.h"
+#include "tools/busy.h"
 #include "tools/parse.h"
 #include "tools/report.h"
 #include "tools/select.h"
@@ -109,7 +110,8 @@ class Explain : public Command {
     options.num_threads = device_.threads;
     options.cache_path = device_.cache_dir;
     options.max_tokens = std::max(options.max_tokens, tokens->back());
-    auto explanations = explain(*config, options, *tokens);
+    auto explanations = while_busy(context, "ranking schedules",
+                                   [&] { return explain(*config, options, *tokens); });
     if (!explanations.ok()) return context.fail(explanations.status());
 
     ExitCode printed = ExitCode::kOk;

@@ -1,5 +1,6 @@
 #include "base/fs.h"
 #include "moejit/tuning.h"
+#include "tools/busy.h"
 #include "tools/parse.h"
 #include "tools/select.h"
 
@@ -24,7 +25,9 @@ class Generate : public Command {
     if (!tokens.ok()) return context.fail(tokens.status());
     Table table({{"tokens", "tokens"}, {"file", "file"}, {"bytes", "size", Unit::kBytes}});
     for (const int64_t count : *tokens) {
-      auto files = generate(*config, device_.name(), count, schedule_);
+      auto files = while_busy(
+          context, "compiling for " + std::to_string(count) + (count == 1 ? " token" : " tokens"),
+          [&] { return generate(*config, device_.name(), count, schedule_); });
       if (!files.ok()) {
         const Status& status = files.status();
         if (!schedule_.empty() && status.message().starts_with("schedule"))

@@ -1,5 +1,6 @@
 // `moejit report`: the database as one page, or as rows.
 #include "base/fs.h"
+#include "tools/busy.h"
 #include "tools/cache_common.h"
 #include "tools/report.h"
 #include "tools/report_page.h"
@@ -18,7 +19,8 @@ class ReportCommand : public Command {
     PlaceSelector here;
     auto place = from_.empty() ? here.resolve() : Result<internal::CachePlace>(place_at(from_));
     if (!place.ok()) return context.fail(place.status());
-    auto report = internal::read_report(*place);
+    auto report =
+        while_busy(context, "reading the cache", [&] { return internal::read_report(*place); });
     if (!report.ok()) return context.fail(report.status());
     if (!file_.empty()) {
       const std::string page = report_html(*report);
@@ -30,6 +32,7 @@ class ReportCommand : public Command {
     }
     if (context.format == internal::TableFormat::kJson)
       return context.print_text(internal::report_json(*report) + "\n");
+    if (report->choices.empty()) context.note("nothing was measured yet; `moejit tune` does it");
     return context.print(rows(*report));
   }
 

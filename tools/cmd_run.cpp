@@ -3,6 +3,7 @@
 #include "base/fs.h"
 #include "base/safetensors.h"
 #include "moejit/moejit.h"
+#include "tools/busy.h"
 #include "tools/layer_inputs.h"
 #include "tools/select.h"
 
@@ -180,7 +181,8 @@ class Run : public Command {
     if (!file.ok()) {
       return context.fail(invalid_argument("inputs = " + inputs_ + ": " + file.status().message()));
     }
-    auto inputs = read_layer_inputs(*file, *config, strict_);
+    auto inputs = while_busy(context, "reading " + inputs_,
+                             [&] { return read_layer_inputs(*file, *config, strict_); });
     if (!inputs.ok()) return context.fail(inputs.status());
     if (const Status status = device_.check(*config); !status.ok()) return context.fail(status);
 
@@ -193,18 +195,20 @@ class Run : public Command {
       return context.fail(
           Status(StatusCode::kIoError, "output = " + output_ + ": no directory " + folder));
     }
-    auto kernel = prepare(*config, inputs->num_tokens);
+    auto kernel =
+        while_busy(context, "compiling", [&] { return prepare(*config, inputs->num_tokens); });
     if (!kernel.ok()) return context.fail(kernel.status());
-    auto outputs = Launch(*kernel, **device, *inputs).run();
+    auto outputs = while_busy(context, "running the layer",
+                              [&] { return Launch(*kernel, **device, *inputs).run(); });
     if (!outputs.ok()) return context.fail(outputs.status());
 
     Table table({{"tensor", "tensor"}, {"type", "type"}, {"bytes", "size", Unit::kBytes}});
     table.fact("output", "output", output_);
     table.fact("device", "device", kernel->device());
     table.fact("tokens", "tokens", inputs->num_tokens);
-    if (const Status status = write(*kernel, *inputs, *outputs, &table); !status.ok()) {
-      return context.fail(status);
-    }
+    const Status written = while_busy(context, "writing " + output_,
+                                      [&] { return write(*kernel, *inputs, *outputs, &table); });
+    if (!written.ok()) return context.fail(written);
     return context.print(table);
   }
 

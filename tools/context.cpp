@@ -1,5 +1,6 @@
 #include "tools/context.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -21,6 +22,13 @@ struct LogRoute {
 LogRoute& log_route() {
   static LogRoute route;
   return route;
+}
+
+// Of the terminal that stdout is; 0 where it is none.
+int screen_width() {
+  struct winsize size {};
+  if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return 0;
+  return size.ws_col;
 }
 
 void write_stderr(const std::string& line) {
@@ -74,6 +82,7 @@ ExitCode Context::print(const Table& table) {
   style.format = format;
   style.bold_headings = color;
   style.wide = verbosity > 0;
+  style.width = screen_width();
   return print_text(table.render(style, command));
 }
 

@@ -4,14 +4,15 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <string>
 
-#include "base/nearest.h"
 #include "moejit/moejit.h"
 #include "runtime/trial_process.h"
 #include "tools/command.h"
 #include "tools/interrupt.h"
+#include "tools/usage.h"
 
 namespace moejit::tools {
 
@@ -42,16 +43,14 @@ class CliOptions : public OptionSet {
     app_->add_option(names, *out, help)->type_name(what);
   }
   void value(const char* names, const char* what, int32_t* out, const char* help) override {
-    app_->add_option(names, *out, help)->type_name(what);
+    number<int32_t>(names, what, help, [out](int32_t given) { *out = given; });
   }
   void value(const char* names, const char* what, std::optional<int32_t>* out,
              const char* help) override {
-    app_->add_option_function<int32_t>(
-            names, [out](const int32_t& given) { *out = given; }, help)
-        ->type_name(what);
+    number<int32_t>(names, what, help, [out](int32_t given) { *out = given; });
   }
   void value(const char* names, const char* what, double* out, const char* help) override {
-    app_->add_option(names, *out, help)->type_name(what);
+    number<double>(names, what, help, [out](double given) { *out = given; });
   }
   void positional(const char* name, std::string* out, const char* help, bool required) override {
     app_->add_option(name, *out, help)->required(required)->type_name("");
@@ -62,6 +61,16 @@ class CliOptions : public OptionSet {
   }
 
  private:
+  template <typename T>
+  void number(const char* names, const char* what, const char* help, std::function<void(T)> take) {
+    const auto parse = [name = option_name(names), take](const std::string& text) {
+      auto value = parse_option<T>(name, text);
+      if (!value.ok()) throw CLI::ValidationError(value.status().message());
+      take(*value);
+    };
+    app_->add_option_function<std::string>(names, parse, help)->type_name(what);
+  }
+
   CLI::App* app_;
 };
 
@@ -158,28 +167,45 @@ void declare_verbs(CLI::App* app, Parsed* parsed) {
   }
 }
 
-// "moejit tunee": CLI11 would call it an unexpected argument; say which verbs are near.
-std::string unknown_verb(CLI::App* app, int argc, char** argv) {
-  CLI::App* level = app;
-  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
-    const auto subs = level->get_subcommands([](CLI::App*) { return true; });
-    if (subs.empty()) return "";
-    std::vector<std::string> names;
-    CLI::App* next = nullptr;
-    for (CLI::App* sub : subs) {
-      names.push_back(sub->get_name());
-      if (sub->get_name() == argv[i]) next = sub;
-    }
-    if (next == nullptr) {
-      std::string message = "unknown verb " + internal::in_quotes(argv[i]);
-      const auto near = internal::nearest_names(argv[i], names, 2);
-      message += ": " + (near.empty() ? "there are " + internal::join(names)
-                                      : "did you mean " + internal::join(near, " or ") + "?");
-      return message;
-    }
-    level = next;
+// The verb that the command line has reached: "", "cache" or "cache ls".
+std::string verb_of(const CLI::App& app, const CLI::App** leaf) {
+  std::string name;
+  *leaf = &app;
+  while (!(*leaf)->get_subcommands().empty()) {
+    *leaf = (*leaf)->get_subcommands().front();
+    name += (name.empty() ? "" : " ") + (*leaf)->get_name();
   }
-  return "";
+  return name;
+}
+
+// What was wrong, for usage_message() to say.
+WrongCall describe(const CLI::App& app, const CLI::ParseError& error) {
+  WrongCall call;
+  const CLI::App* leaf = nullptr;
+  call.verb = verb_of(app, &leaf);
+  for (const CLI::App* sub : leaf->get_subcommands([](const CLI::App*) { return true; }))
+    call.verbs.push_back(sub->get_name());
+  for (const CLI::App* level : {leaf, &app}) {
+    for (const CLI::Option* option : level->get_options()) {
+      for (const std::string& name : option->get_lnames()) call.options.push_back("--" + name);
+      for (const std::string& name : option->get_snames()) call.options.push_back("-" + name);
+      if (option->nonpositional()) continue;
+      call.positionals.push_back(option->get_name());
+    }
+    if (leaf == &app) break;
+  }
+  for (const std::string& text : app.remaining(/*recurse=*/true)) call.unexpected.push_back(text);
+  call.text = error.what();
+  if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr) {
+    call.kind = WrongCall::Kind::kValue;
+  } else if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
+    call.kind = WrongCall::Kind::kCount;
+  } else if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    call.kind = WrongCall::Kind::kMissing;
+  } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    call.kind = WrongCall::Kind::kUnexpected;
+  }
+  return call;
 }
 
 int command_line(int argc, char** argv) {
@@ -195,17 +221,16 @@ int command_line(int argc, char** argv) {
   declare_global(&app, &parsed.global);
   declare_verbs(&app, &parsed);
 
-  if (const std::string message = unknown_verb(&app, argc, argv); !message.empty()) {
-    std::fprintf(stderr, "moejit: error: %s\n", message.c_str());
-    return static_cast<int>(ExitCode::kUsage);
-  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "moejit: error: %s\nRun with --help for more information.\n",
-                 error.what());
+    WrongCall call = describe(app, error);
+    call.words.assign(argv + 1, argv + argc);
+    const std::string verb = call.verb.empty() ? "" : " " + call.verb;
+    std::fprintf(stderr, "moejit%s: error: %s\n`moejit%s --help` lists what there is.\n",
+                 verb.c_str(), usage_message(call).c_str(), verb.c_str());
     return static_cast<int>(ExitCode::kUsage);
   }
 

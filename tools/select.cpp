@@ -114,12 +114,12 @@ Result<MoeConfig> LayerSelector::finish(MoeConfig config) const {
   if (intermediate_) config.intermediate_size = *intermediate_;
   if (!dtype_.empty()) {
     auto dtype = dtype_from_string(dtype_);
-    if (!dtype.ok()) return usage("", dtype.status());
+    if (!dtype.ok()) return usage("dtype", dtype.status());
     config.dtype = *dtype;
   }
   if (!activation_.empty()) {
     auto activation = activation_from_string(activation_);
-    if (!activation.ok()) return usage("", activation.status());
+    if (!activation.ok()) return usage("activation", activation.status());
     config.activation = *activation;
   }
   if (tp_) {

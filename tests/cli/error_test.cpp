@@ -25,16 +25,30 @@ void expect_usage_error(const WrongCall& call) {
 
 TEST(Usage, WrongWords) {
   const std::vector<WrongCall> calls = {
-      {{}, "subcommand"},
+      {{}, "no verb: there are doctor, models"},
+      {{"-q"}, "no verb: there are doctor, models"},
       {{"tunee"}, "did you mean tune"},
       {{"cache", "lss"}, "did you mean ls"},
-      {{"cache"}, "subcommand"},
-      {{"models", "--nonsense"}, "--nonsense"},
+      {{"cache"}, "moejit cache: error: no verb: there are path, ls"},
+      {{"--format", "json", "tunee"}, "unknown verb \"tunee\": did you mean tune"},
+      {{"models", "--nonsense"}, "moejit models: error: unknown option \"--nonsense\"\n"},
+      {{"explain", "--mode", "mixtral-8x7b"}, "unknown option \"--mode\": did you mean --model?"},
+      {{"cache", "ls", "--limt=3"}, "unknown option \"--limt\": did you mean --limit?"},
+      {{"models", "--progres", "none"}, "did you mean --progress?"},
+      {{"tune", "-model", "mixtral-8x7b"}, "\"-model\" is not an option: did you mean --model?"},
+      {{"tune", "--model"}, "--model: needs a value, NAME|PATH"},
+      {{"tune", "--model", "a", "--model", "b"}, "--model: given more than once"},
+      {{"doctor", "now"}, "unexpected argument \"now\": moejit doctor takes options alone"},
+      {{"report", "a.html", "b.html"}, "\"b.html\": moejit report takes FILE.html"},
+      {{"cache", "show"}, "key is missing: moejit cache show takes key"},
       {{"models", "--format", "yaml"}, "format = \"yaml\": must be table, json, jsonl or csv"},
       {{"models", "--json", "--format", "csv"}, "--json was given too"},
       {{"models", "--progress", "loud"}, "progress = \"loud\""},
       {{"models", "--color", "red"}, "color = \"red\""},
-      {{"tune", "--jobs", "many"}, "many"},
+      {{"tune", "--jobs", "many"}, "jobs = \"many\": must be a whole number"},
+      {{"tune", "-K", "2.5"}, "top-k = \"2.5\": must be a whole number"},
+      {{"tune", "--jobs", "4000000000"}, "must be a whole number from -2147483648 to 2147483647"},
+      {{"cache", "merge", "x", "--margin", "nan"}, "margin = \"nan\": must be a number"},
   };
   for (const WrongCall& call : calls) expect_usage_error(call);
 }

@@ -34,6 +34,59 @@ TEST(Table, WideShowsEveryColumn) {
   EXPECT_EQ(text.find("{\"k\":1}"), std::string::npos);
 }
 
+Table wordy() {
+  Table table({{"name", "name"}, {"schedule", "schedule"}, {"median_s", "time", Unit::kSeconds}});
+  table.add({std::string("a"), std::string("cpu_moe row_block=64 column_block=512"), 1.5e-3});
+  table.add({std::string("second"), std::string("cpu_moe row_block=16"), Cell()});
+  return table;
+}
+
+TEST(Table, TextWrapsAtSpacesWhereTheScreenIsNarrow) {
+  EXPECT_EQ(wordy().render({.width = 60}, "x"),
+            "name    schedule                               time ms\n"
+            "a       cpu_moe row_block=64 column_block=512    1.500\n"
+            "second  cpu_moe row_block=16                         -\n");
+  EXPECT_EQ(wordy().render({.width = 40}, "x"),
+            "name    schedule                 time ms\n"
+            "a       cpu_moe row_block=64       1.500\n"
+            "        column_block=512\n"
+            "second  cpu_moe row_block=16           -\n");
+}
+
+TEST(Table, TextWithoutRoomStandsBelowItsRow) {
+  EXPECT_EQ(wordy().render({.width = 32}, "x"),
+            "name    time ms\n"
+            "a         1.500\n"
+            "    schedule: cpu_moe\n"
+            "              row_block=64\n"
+            "              column_block=512\n"
+            "second        -\n"
+            "    schedule: cpu_moe\n"
+            "              row_block=16\n");
+}
+
+TEST(Table, LongWordsStayWholeAndFactsWrapUnderThemselves) {
+  Table table({{"key", "key"}, {"n", "n"}});
+  const std::string key(64, 'f');
+  table.fact("reason", "reason", std::string("of all that was measured this was the fastest"));
+  table.add({key, int64_t{1}});
+  EXPECT_EQ(table.render({.width = 30}, "x"),
+            "reason: of all that was\n"
+            "        measured this was the\n"
+            "        fastest\n"
+            "\n"
+            "key                          n\n" +
+                key + "  1\n");
+}
+
+TEST(Table, AColumnWithoutNumbersHasNoUnit) {
+  Table table({{"name", "name"}, {"median_s", "time", Unit::kSeconds}});
+  table.add({std::string("a"), Cell()});
+  EXPECT_EQ(table.render({}, "x"),
+            "name  time\n"
+            "a        -\n");
+}
+
 TEST(Table, BoldOnlyWhenAsked) {
   EXPECT_EQ(sample().render({}, "x").find('\033'), std::string::npos);
   EXPECT_EQ(sample().render({.bold_headings = true}, "x").rfind("\033[1m", 0), 0u);
