@@ -33,7 +33,8 @@ const std::vector<Target>& targets() {
                            Gpu{BackendKind::kCuda, "sm_90a", 132, 50 * kMiB, 227 * kKiB},
                            Gpu{BackendKind::kCuda, "sm_100a", 148, 126 * kMiB, 227 * kKiB},
                            Gpu{BackendKind::kHip, "gfx90a", 110, 8 * kMiB, 64 * kKiB},
-                           Gpu{BackendKind::kHip, "gfx942", 304, 32 * kMiB, 64 * kKiB}}) {
+                           Gpu{BackendKind::kHip, "gfx942", 304, 32 * kMiB, 64 * kKiB},
+                           Gpu{BackendKind::kHip, "gfx1100", 48, 6 * kMiB, 64 * kKiB}}) {
       Target target;
       target.backend = gpu.backend;
       target.arch = gpu.arch;

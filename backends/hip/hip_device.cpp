@@ -12,16 +12,20 @@ namespace {
 constexpr const char* kFormat = "hsaco";
 constexpr int64_t kLdsBytes = 64 << 10;
 
-// Nominal sizes for compile-only use: MI250X (one of its two dies), MI300X.
+// Nominal sizes for compile-only use: MI250X (one of its two dies), MI300X, Radeon RX 7900 XTX
+// (whose units are the 48 workgroup processors that HIP counts). Registers: of a unit.
 struct ArchFacts {
   const char* arch;
   const char* product;
   int num_units;
   int64_t l2_bytes;
+  int64_t registers;
 };
 constexpr ArchFacts kArchs[] = {
-    {"gfx90a", "compile only (sizes of one die of an MI250X)", 110, int64_t{8} << 20},
-    {"gfx942", "compile only (sizes of an MI300X)", 304, int64_t{32} << 20},
+    {"gfx90a", "compile only (sizes of one die of an MI250X)", 110, int64_t{8} << 20, 4 * 512 * 64},
+    {"gfx942", "compile only (sizes of an MI300X)", 304, int64_t{32} << 20, 4 * 512 * 64},
+    {"gfx1100", "compile only (sizes of a Radeon RX 7900 XTX)", 48, int64_t{6} << 20,
+     4 * 1536 * 32},
 };
 
 const ArchFacts* find_arch(const std::string& arch) {
@@ -71,7 +75,7 @@ Result<std::unique_ptr<const HipDevice>> HipDevice::open(const Runtime& api, int
   target.l1_bytes = 0;
   target.l2_bytes = attribute(kAttrL2Bytes);
   target.shared_bytes = attribute(kAttrSharedPerBlock);
-  target.registers = 4 * 512 * 64;
+  target.registers = find_arch(arch)->registers;
   // Silicon facts only, with the features of the arch: they change what a unit does.
   info.identity =
       "{\"arch\":\"" + found.arch +
@@ -103,7 +107,7 @@ Result<std::unique_ptr<const HipDevice>> HipDevice::compile_only(const std::stri
                  .l2_bytes = facts->l2_bytes,
                  .l3_bytes = 0,
                  .shared_bytes = kLdsBytes,
-                 .registers = 4 * 512 * 64};
+                 .registers = facts->registers};
   info.identity = "{\"arch\":\"" + arch + "\",\"backend\":\"hip\",\"compile_only\":true}";
   return std::unique_ptr<const HipDevice>(std::move(device));
 }

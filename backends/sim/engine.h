@@ -309,10 +309,11 @@ class Engine {
   void perform(const Pending& pending);
   void perform_tensor(const Pending& pending, Access access);
 
-  // matrix.cpp, mfma.cpp and wgmma.cpp
+  // matrix.cpp, mfma.cpp, wmma.cpp and wgmma.cpp
   void ldmatrix(Meeting& meeting, Thread* first);
   void mma(Meeting& meeting);
   void mfma(Meeting& meeting);
+  void wmma(Meeting& meeting, const Thread* first);
   void issue_wgmma(Meeting& meeting, Thread* first);
   void perform_wgmma(Block* block, uint32_t group, const Wgmma& op, bool deferred);
   void finish_wgmma(Block* block, uint32_t group, uint32_t up_to);

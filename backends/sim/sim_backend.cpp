@@ -1,4 +1,4 @@
-// Simulated GPUs as devices: sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942.
+// Simulated GPUs as devices: sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942, sim:gfx1100.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -40,6 +40,7 @@ constexpr Model kModels[] = {
     // 64 KiB of LDS, and a 1 KiB that the engine takes of each block as on the others.
     {"gfx90a", "simulated AMD GPU gfx90a (CDNA 2)", 64 << 10, 65 << 10, 8 << 20, false},
     {"gfx942", "simulated AMD GPU gfx942 (CDNA 3)", 64 << 10, 65 << 10, 4 << 20, false},
+    {"gfx1100", "simulated AMD GPU gfx1100 (RDNA 3)", 64 << 10, 130 << 10, 6 << 20, false},
 };
 constexpr uint32_t kUnits = 4;
 
@@ -235,7 +236,8 @@ class SimBackend : public Backend {
     }
     return Status(
         StatusCode::kNotFound,
-        "device = \"sim:" + spec + "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a or sim:gfx942");
+        "device = \"sim:" + spec +
+            "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942 or sim:gfx1100");
   }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {

@@ -12,7 +12,7 @@ void Engine::collective(int kind, void* args, uint32_t line) {
   Thread* thread = current_;
   Block* block = thread->block;
   const uint32_t index = thread->self.thread;
-  const bool is_warp = kind < kWgmmaFence, is_wave = kind == kMfma;
+  const bool is_warp = kind < kWgmmaFence || kind == kWmma, is_wave = kind == kMfma;
   const uint32_t size = is_warp ? 32 : is_wave ? 64 : 128;
   Meeting& meeting = is_warp   ? block->warps[index / 32]
                      : is_wave ? block->waves[index / 64]
@@ -111,6 +111,9 @@ void Engine::run_warp_collective(int kind, Meeting& meeting, Thread* first) {
       break;
     case kMma:
       mma(meeting);
+      break;
+    case kWmma:
+      wmma(meeting, first);
       break;
     default:
       break;

@@ -1,39 +1,65 @@
 #include "generator/families/hip_common.h"
 
+#include <algorithm>
+
 #include "generator/emit.h"
 #include "generator/families/cuda_common.h"
 #include "generator/template_store.h"
 
 namespace moejit::internal::hip {
 
-std::optional<std::string> why_not_gfx9(const Target& target) {
+namespace {
+
+// gfx9: the CDNA ISA documents; gfx1100: the RDNA 3 ISA document, and 1536 registers a lane and
+// SIMD as LLVM's AMDGPU usage page has it. Bandwidths: those of the tuner's published limits.
+constexpr Arch kArchs[] = {
+    {"gfx90a", 64, 8, 512, 512, 64 << 10, 29 << 10},
+    {"gfx942", 64, 8, 512, 512, 64 << 10, 32 << 10},
+    {"gfx1100", 32, 16, 1536, 256, 128 << 10, 39 << 10},
+};
+
+}  // namespace
+
+const Arch* arch_of(const Target& target) {
+  for (const Arch& arch : kArchs) {
+    if (target.arch == arch.name) return &arch;
+  }
+  return nullptr;
+}
+
+std::optional<std::string> why_not_amd(const Target& target) {
   if (target.backend != BackendKind::kHip && target.backend != BackendKind::kSim) {
     return "target: must be a HIP device or its simulator";
   }
-  if (target.arch != "gfx90a" && target.arch != "gfx942") {
-    return "arch = " + target.arch + ": must be gfx90a or gfx942";
+  if (arch_of(target) == nullptr) {
+    return "arch = " + target.arch + ": must be gfx90a, gfx942 or gfx1100";
   }
   return std::nullopt;
 }
 
-std::optional<std::string> why_not_registers(const Schedule& schedule, int waves, int registers) {
+std::optional<std::string> why_not_registers(const Schedule& schedule, const Target& target,
+                                             int waves, int registers) {
+  const Arch& arch = *arch_of(target);
   const int per_simd = (schedule.at("blocks") * waves + 3) / 4;
-  if (per_simd > 8) {
+  if (per_simd > arch.waves) {
     return gpu::refuse(schedule, "blocks",
                        std::to_string(schedule.at("blocks")) + " blocks of " +
-                           std::to_string(waves) + " waves are more than the 32 of a unit");
+                           std::to_string(waves) + " waves are more than the " +
+                           std::to_string(4 * arch.waves) + " of a unit");
   }
-  if (registers * per_simd > kRegisters) {
+  const int most = std::min(arch.registers / per_simd, arch.most_of_lane);
+  if (registers > most) {
     return gpu::refuse(schedule, "blocks",
                        "a lane would need " + std::to_string(registers) + " registers, above the " +
-                           std::to_string(kRegisters / per_simd) + " that " +
-                           std::to_string(per_simd) + " waves a SIMD leave");
+                           std::to_string(most) + " that " + std::to_string(per_simd) +
+                           " waves a SIMD leave");
   }
   return std::nullopt;
 }
 
-std::optional<std::string> why_not_lds(const Schedule& schedule, const char* name, int64_t bytes) {
-  const int64_t limit = kLdsBytes / schedule.at("blocks");
+std::optional<std::string> why_not_lds(const Schedule& schedule, const Target& target,
+                                       const char* name, int64_t bytes) {
+  const int64_t limit = std::min(kLdsBytes, arch_of(target)->lds_bytes / schedule.at("blocks"));
   if (bytes <= limit) return std::nullopt;
   return gpu::refuse(schedule, name,
                      "a block would need " + std::to_string(bytes) + " bytes of LDS, above the " +
@@ -53,20 +79,23 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   // one die a device. The simulator's four make the order matter.
   const bool dies_of_38 = target.arch == "gfx942" && target.num_units % 38 == 0;
   const int dies = sim ? 4 : dies_of_38 ? target.num_units / 38 : 1;
-  source.text =
-      (sim ? "#define MOEJIT_OWN_MATH 1\n"
-           : "#define MOEJIT_DEVICE_FN __attribute__((device)) inline "
-             "__attribute__((always_inline))\n") +
-      emit_constants(config, schedule) +
-      // Units of the stream are numbered without groups of row tiles.
-      (schedule.params.contains("raster")
-           ? ""
-           : "namespace moejit_cfg {\nconstexpr int kSched_raster = 1;\n}\n") +
-      emit_workspace(workspace) + "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_DIES " +
-      std::to_string(dies) + "\n" +
-      (sim ? "#define MOEJIT_FLUSH_HALF " + std::string(target.arch == "gfx90a" ? "1" : "0") + "\n"
-           : "") +
-      expand_templates({sim ? "device/sim/gfx9.h" : "device/hip_gfx9.h", kernels});
+  const bool wide = arch_of(target)->wave_lanes == 64;
+  const char* device = sim ? (wide ? "device/sim/gfx9.h" : "device/sim/gfx11.h")
+                           : (wide ? "device/hip_gfx9.h" : "device/hip_gfx11.h");
+  source.text = (sim ? "#define MOEJIT_OWN_MATH 1\n"
+                     : "#define MOEJIT_DEVICE_FN __attribute__((device)) inline "
+                       "__attribute__((always_inline))\n") +
+                emit_constants(config, schedule) +
+                // Units of the stream are numbered without groups of row tiles.
+                (schedule.params.contains("raster")
+                     ? ""
+                     : "namespace moejit_cfg {\nconstexpr int kSched_raster = 1;\n}\n") +
+                emit_workspace(workspace) + "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_DIES " +
+                std::to_string(dies) + "\n" +
+                (sim && wide ? "#define MOEJIT_FLUSH_HALF " +
+                                   std::string(target.arch == "gfx90a" ? "1" : "0") + "\n"
+                             : "") +
+                expand_templates({device, kernels});
   return source;
 }
 

@@ -7,16 +7,31 @@
 
 namespace moejit::internal::hip {
 
-// Most LDS of one block, which is all that a unit has.
+// Most LDS of one block.
 constexpr int64_t kLdsBytes = 64 << 10;
-// 32-bit registers that the waves of one SIMD share, a lane's worth each.
-constexpr int kRegisters = 512;
 
-// Real and simulated targets with gfx9's matrix cores.
-std::optional<std::string> why_not_gfx9(const Target& target);
+// What the rules of legality count. A unit (a compute unit; of RDNA a workgroup processor) has four
+// SIMDs.
+struct Arch {
+  const char* name;
+  int wave_lanes;
+  int waves;          // most of one SIMD
+  int registers;      // of 32 bits, that the waves of one SIMD share, a lane's worth each
+  int most_of_lane;   // registers of one lane
+  int64_t lds_bytes;  // of a unit
+  // Bytes under way that keep a unit's share of the bandwidth busy: twice the bandwidth times a
+  // microsecond, shared by the units.
+  double busy_bytes;
+};
+const Arch* arch_of(const Target& target);  // or null
+
+// Real and simulated targets with matrix instructions that the templates know.
+std::optional<std::string> why_not_amd(const Target& target);
 // The rule on the waves of `blocks` blocks of `waves` waves that need `registers` each.
-std::optional<std::string> why_not_registers(const Schedule& schedule, int waves, int registers);
-std::optional<std::string> why_not_lds(const Schedule& schedule, const char* name, int64_t bytes);
+std::optional<std::string> why_not_registers(const Schedule& schedule, const Target& target,
+                                             int waves, int registers);
+std::optional<std::string> why_not_lds(const Schedule& schedule, const Target& target,
+                                       const char* name, int64_t bytes);
 
 // Constants, workspace table, primitives and `kernels` (a path under templates/).
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,

@@ -28,9 +28,12 @@ Probe emit_hip_probe(const Target& target, DType dtype) {
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = 1};
   probe.dot.name = std::string("probe_dot_") + to_string(dtype) + ".hip";
   probe.dot.entries = {entry};
-  constexpr double kWaves = 8, kChains = 4;
-  const double depth = dtype == DType::kF32 ? 2 : 8;
-  probe.dot_flops_per_iteration = 2.0 * 32 * 32 * depth * kWaves * kChains * target.num_units;
+  constexpr double kThreads = 512, kChains = 4;
+  const int lanes = hip::arch_of(target)->wave_lanes;
+  const double side = lanes == 64 ? 32 : 16;
+  const double depth = (lanes == 64 ? 8 : 16) / (dtype == DType::kF32 ? (lanes == 64 ? 4 : 2) : 1);
+  probe.dot_flops_per_iteration =
+      2.0 * side * side * depth * (kThreads / lanes) * kChains * target.num_units;
   probe.out_bytes = 256;
   return probe;
 }

@@ -10,6 +10,10 @@ namespace {
 
 using gpu::ceil_div;
 
+// Groups of 16 lanes of a wave, each with a piece of every row.
+int groups(const Target& target) {
+  return hip::arch_of(target)->wave_lanes / 16;
+}
 int64_t fragments(const Schedule& s) {
   return int64_t{s.at("tile_m") / 16} * (s.at("tile_n") / 16);
 }
@@ -17,12 +21,16 @@ int64_t fragments(const Schedule& s) {
 int64_t lds_bytes(const Schedule& s) {
   return s.at("waves") == 1 ? 0 : 2 * int64_t{s.at("waves")} * fragments(s) * 1024;
 }
-int registers(const Schedule& s) {
+int registers(const Schedule& s, const Target& target) {
   const int pieces = s.at("tile_m") / 16 + s.at("tile_n") / 16;
-  return 4 * s.at("depth") * pieces + 4 * static_cast<int>(fragments(s)) + 2 * pieces + 44;
+  // Half as many lanes have twice the accumulators, and an operand is two pieces wide.
+  const bool wide = groups(target) == 4;
+  return 4 * s.at("depth") * pieces + (wide ? 4 : 8) * static_cast<int>(fragments(s)) +
+         (wide ? 2 : 10) * pieces + (wide ? 44 : 60);
 }
-int64_t in_flight(const Schedule& s) {
-  return int64_t{s.at("blocks")} * s.at("waves") * s.at("depth") * (s.at("tile_n") / 16) * 1024;
+int64_t in_flight(const Schedule& s, const Target& target) {
+  return int64_t{s.at("blocks")} * s.at("waves") * s.at("depth") * (s.at("tile_n") / 16) *
+         groups(target) * 256;
 }
 
 class HipStream : public Family {
@@ -38,13 +46,15 @@ class HipStream : public Family {
         {"waves", {4, 2, 8, 1}, "waves of a block; they split the reduction"},
         {"tile_m", {16, 32}, "tokens of one unit of work"},
         {"tile_n", {16, 32}, "weight rows of one unit of work"},
-        {"depth", {8, 4, 6, 12}, "64-byte pieces of every row that a wave has under way"},
+        {"depth",
+         {8, 4, 6, 12},
+         "pieces of every row that a wave has under way, 64 bytes each (of RDNA 3: 32)"},
         {"blocks", {2, 1, 3, 4, 8}, "resident blocks of a unit"},
     };
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = hip::why_not_gfx9(target)) return reason;
+    if (auto reason = hip::why_not_amd(target)) return reason;
     if (config.transposed)
       return "transposed = true: must be false, a row of weights is streamed as it lies";
     return std::nullopt;
@@ -54,14 +64,16 @@ class HipStream : public Family {
                                      const Schedule& schedule) const override {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
-    if (auto reason = hip::why_not_lds(schedule, "waves", lds_bytes(schedule))) return reason;
-    if (auto reason = hip::why_not_registers(schedule, schedule.at("waves"), registers(schedule)))
+    if (auto reason = hip::why_not_lds(schedule, target, "waves", lds_bytes(schedule)))
+      return reason;
+    if (auto reason = hip::why_not_registers(schedule, target, schedule.at("waves"),
+                                             registers(schedule, target)))
       return reason;
     // Bytes in flight are what this family is for.
-    if (in_flight(schedule) < 24 << 10) {
-      return gpu::refuse(
-          schedule, "depth",
-          "keeps only " + std::to_string(in_flight(schedule)) + " bytes in flight on a unit");
+    if (in_flight(schedule, target) < 24 << 10) {
+      return gpu::refuse(schedule, "depth",
+                         "keeps only " + std::to_string(in_flight(schedule, target)) +
+                             " bytes in flight on a unit");
     }
     return std::nullopt;
   }
@@ -108,6 +120,13 @@ class HipStream : public Family {
       gate_up.dot_flops += 2.0 * w13 * passes * static_cast<double>(unit_tokens);
       down.dot_flops += 2.0 * w2 * passes * static_cast<double>(unit_tokens);
     }
+    // WMMA takes 32 clocks, and 12 more go into giving both halves of a wave one operand.
+    if (groups(target) == 2) {
+      const double operands = static_cast<double>(unit_tokens + unit_rows) / 16;
+      const double cost = 1 + 12 * operands / 32 / static_cast<double>(fragments(schedule));
+      gate_up.dot_flops *= cost;
+      down.dot_flops *= cost;
+    }
     const double units13 = static_cast<double>(
         ceil_div(config.intermediate_size, config.gated ? unit_rows / 2 : unit_rows));
     const double units2 = static_cast<double>(ceil_div(config.hidden_size, unit_rows));
@@ -118,9 +137,8 @@ class HipStream : public Family {
     gate_up.bytes += tokens * h * element + pairs * i * element;
     down.bytes += pairs * i * element + pairs * h * 4;
     const double blocks = static_cast<double>(target.num_units) * schedule.at("blocks");
-    // A unit keeps its share of the bandwidth busy with about 32 KiB under way: twice 5.3 TB/s
-    // times a microsecond, shared by 304.
-    const double busy = std::min(0.97, static_cast<double>(in_flight(schedule)) / (32 << 10));
+    const double busy = std::min(
+        0.97, static_cast<double>(in_flight(schedule, target)) / hip::arch_of(target)->busy_bytes);
     gate_up.parallel = gpu::wave_share(chunks * units13, blocks);
     down.parallel = gpu::wave_share(chunks * units2, blocks);
     gate_up.streaming = busy * std::min(1.0, chunks * units13 / target.num_units);
@@ -131,7 +149,8 @@ class HipStream : public Family {
   KernelSource emit(const MoeConfig& config, const Target& target,
                     const Schedule& schedule) const override {
     return hip::make_layer(config, target, schedule, "kernels/stream_mfma.h", "moe_wave",
-                           schedule.at("waves") * 64, lds_bytes(schedule));
+                           schedule.at("waves") * hip::arch_of(target)->wave_lanes,
+                           lds_bytes(schedule));
   }
 };
 

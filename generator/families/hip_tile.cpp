@@ -16,15 +16,19 @@ int64_t lds_bytes(const Schedule& s) {
   return int64_t{s.at("buffers")} * (s.at("tile_m") + s.at("tile_n")) * 128;
 }
 
+int waves(const Target& target) {
+  return 256 / hip::arch_of(target)->wave_lanes;
+}
+
 // Registers of a lane: accumulators, the stage on its way, operands, addresses and the rest.
-int registers(const MoeConfig& config, const Schedule& s) {
+int registers(const MoeConfig& config, const Target& target, const Schedule& s) {
   const int tile_m = s.at("tile_m"), tile_n = s.at("tile_n"), mfma = s.at("mfma");
   const int piece = 16 / size_of(config.dtype);
   const int copies_x = (tile_m + 31) / 32;
   const int copies_w = config.transposed ? (8 * (tile_n / piece) + 255) / 256 * piece : tile_n / 32;
   const int operands = tile_m / s.at("waves_m") / mfma + 1;
-  return tile_m * tile_n / 256 + 4 * (copies_x + copies_w + operands) + 2 * (copies_x + copies_w) +
-         36;
+  return tile_m * tile_n / 256 + 4 * (copies_x + copies_w) +
+         (waves(target) == 4 ? 4 : 8) * operands + 2 * (copies_x + copies_w) + 36;
 }
 
 class HipTile : public Family {
@@ -32,7 +36,8 @@ class HipTile : public Family {
   const char* name() const override { return "hip_tile"; }
   BackendKind backend() const override { return BackendKind::kHip; }
   const char* help() const override {
-    return "AMD tiles by matrix cores (MFMA), gfx90a and gfx942, every dtype and layout";
+    return "AMD tiles by matrix cores (MFMA of gfx90a and gfx942, WMMA of gfx1100), every dtype "
+           "and layout";
   }
 
   std::vector<Param> params() const override {
@@ -41,8 +46,10 @@ class HipTile : public Family {
         {"tile_n",
          {128, 256, 64},
          "weight rows of an output tile (half gate, half up in the first product)"},
-        {"waves_m", {2, 1, 4}, "how many of the 4 waves lie along the tokens"},
-        {"mfma", {32, 16}, "side of the matrix instruction: 32x32x8 or 16x16x16 in 16 bits"},
+        {"waves_m", {2, 1, 4}, "how many of the 4 waves (of RDNA 3: 8) lie along the tokens"},
+        {"mfma",
+         {32, 16},
+         "side of the matrix instruction: 32x32x8 (not of RDNA 3) or 16x16x16 in 16 bits"},
         {"buffers", {2, 1}, "stages in LDS, 128 bytes of every row each"},
         {"raster", {8}, "row tiles of an expert that share weights at a time"},
         {"blocks", {2, 1, 3, 4}, "resident blocks of a unit"},
@@ -50,14 +57,17 @@ class HipTile : public Family {
   }
 
   std::optional<std::string> why_not(const MoeConfig&, const Target& target) const override {
-    return hip::why_not_gfx9(target);
+    return hip::why_not_amd(target);
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target,
                                      const Schedule& schedule) const override {
     if (auto reason = why_not(config, target)) return reason;
     if (auto reason = gpu::why_not_values(*this, schedule)) return reason;
-    const int mfma = schedule.at("mfma"), waves_m = schedule.at("waves_m"), waves_n = 4 / waves_m;
+    const int mfma = schedule.at("mfma"), waves_m = schedule.at("waves_m"),
+              waves_n = waves(target) / waves_m;
+    if (mfma != 16 && waves(target) != 4)
+      return gpu::refuse(schedule, "mfma", "must be 16, the side of WMMA");
     if (schedule.at("tile_m") % (waves_m * mfma) != 0) {
       return gpu::refuse(schedule, "waves_m",
                          "tile_m must give each a multiple of " + std::to_string(mfma) + " tokens");
@@ -68,8 +78,10 @@ class HipTile : public Family {
                          "tile_n must be a multiple of " + std::to_string(step) + " for the " +
                              std::to_string(waves_n) + " waves along it");
     }
-    if (auto reason = hip::why_not_lds(schedule, "buffers", lds_bytes(schedule))) return reason;
-    return hip::why_not_registers(schedule, 4, registers(config, schedule));
+    if (auto reason = hip::why_not_lds(schedule, target, "buffers", lds_bytes(schedule)))
+      return reason;
+    return hip::why_not_registers(schedule, target, waves(target),
+                                  registers(config, target, schedule));
   }
 
   Schedule default_schedule(const MoeConfig& config, const Target& target,
@@ -80,11 +92,20 @@ class HipTile : public Family {
     };
     const Shape large = {128, 128, 2, 32}, middle = {64, 128, 2, 32}, low = {32, 128, 1, 16},
                 least = {16, 128, 1, 16}, narrow = {32, 64, 2, 16};
-    const Shape order[] = {rows > 96   ? large
-                           : rows > 40 ? middle
-                           : rows > 16 ? low
-                                       : least,
-                           middle, low, least, narrow};
+    // WMMA's are 16 wide, and twice as many waves share a tile.
+    const Shape large32 = {128, 128, 2, 16}, middle32 = {64, 128, 2, 16}, low32 = {32, 128, 2, 16},
+                least32 = {16, 256, 1, 16}, narrow32 = {64, 64, 4, 16};
+    const Shape wide[] = {rows > 96   ? large
+                          : rows > 40 ? middle
+                          : rows > 16 ? low
+                                      : least,
+                          middle, low, least, narrow};
+    const Shape small[] = {rows > 96   ? large32
+                           : rows > 40 ? middle32
+                           : rows > 16 ? low32
+                                       : least32,
+                           middle32, low32, least32, narrow32};
+    const auto& order = waves(target) == 4 ? wide : small;
     Schedule schedule{.family = name(), .params = {{"raster", 8}}};
     for (const Shape& shape : order) {
       schedule.params["tile_m"] = shape.tile_m;
@@ -124,8 +145,10 @@ class HipTile : public Family {
     // LDS feeds the matrix cores 128 bytes a clock and unit: a wave reads its part of both operands
     // for every product. One buffer adds a barrier a stage.
     const double wave_m = static_cast<double>(tile_m) / schedule.at("waves_m");
-    const double wave_n = static_cast<double>(tile_n) * schedule.at("waves_m") / 4;
-    const double lds = 1 + 24.0 * (1 / wave_m + 1 / wave_n);
+    const double wave_n = static_cast<double>(tile_n) * schedule.at("waves_m") / waves(target);
+    // A workgroup processor of RDNA 3 has half the matrix rate of an MI300X's unit and twice its
+    // LDS rate, but both halves of a wave read the same.
+    const double lds = 1 + (waves(target) == 4 ? 24.0 : 12.0) * (1 / wave_m + 1 / wave_n);
     const double cost = lds * (schedule.at("buffers") == 1 ? 1.08 : 1.0) *
                         (schedule.at("mfma") == 16 ? 1.05 : 1.0) *
                         (schedule.at("blocks") == 1 ? 1.25 : 1.0);

@@ -1,4 +1,4 @@
-// Products on the matrix cores of gfx9, and what becomes of their accumulators. Weights are the
+// Products on AMD's matrix cores, and what becomes of their accumulators. Weights are the
 // operand whose rows become the accumulators' rows, tokens the one whose rows become their columns,
 // so a lane ends with four neighbouring outputs of one token.
 //
@@ -6,6 +6,10 @@
 // product is free, so a lane takes whole 16-byte pieces: group g = l / kMf takes every kGroups-th
 // piece of its row, and no element is moved between lanes. Accumulator 4q + i of a lane is row
 // q * 4 * kGroups + g * 4 + i, column l % kMf.
+//
+// A wave of 32 lanes (WMMA) has 16 x 16 products alone, to which both halves give the same 32 bytes
+// of every row. It deals the rows of the weights over the accumulators in another order, so lane l
+// takes row weight_lane(l) of them; with that the accumulators are as above.
 #pragma once
 
 #include "kernels/tile_walk.h"
@@ -14,6 +18,7 @@ namespace moe {
 
 template <int kSize>
 struct Mfma;
+#if MOEJIT_WAVE == 64
 template <>
 struct Mfma<16> {
   using Acc = facc4;
@@ -26,7 +31,42 @@ struct Mfma<32> {
   static constexpr int kGroups = 2;
   static constexpr int kQuads = 4;
 };
+constexpr int kGiven = 1;  // pieces of a row that a lane gives to one product
+MOEJIT_DEVICE constexpr u32 weight_lane(u32 lane) {
+  return lane;
+}
+#else
+template <>
+struct Mfma<16> {
+  using Acc = facc8;
+  static constexpr int kGroups = 2;
+  static constexpr int kQuads = 2;
+};
+constexpr int kGiven = 2;
+// Row of the weights that becomes row `lane` of the operand: accumulator 4q + i of half g is the
+// operand's row 8q + 2i + g.
+MOEJIT_DEVICE constexpr u32 weight_lane(u32 lane) {
+  return (lane & 8u) + (lane & 1u) * 4 + (lane >> 1 & 3u);
+}
+#endif
 
+struct Operand {
+  u32x4 v[kGiven];
+};
+// From the piece that each group of lanes has of its own, as the groups of a product go round.
+MOEJIT_DEVICE Operand operand_of(u32x4 mine) {
+#if MOEJIT_WAVE == 64
+  return {{mine}};
+#else
+  const u32x4 other = {swap_halves(mine.x), swap_halves(mine.y), swap_halves(mine.z),
+                       swap_halves(mine.w)};
+  const bool high = (wave_lane() & 16u) != 0;
+  return {{high ? other : mine, high ? mine : other}};
+#endif
+}
+
+// d += the products of what the lanes give of their weight rows and of their token rows.
+#if MOEJIT_WAVE == 64
 MOEJIT_DEVICE void mfma_half(facc4& d, u32x2 w, u32x2 x) {
   if constexpr (kIsBf16) {
     mfma16_bf16(d, w, x);
@@ -47,9 +87,9 @@ MOEJIT_DEVICE void mfma_one(facc4& d, u32 w, u32 x) {
 MOEJIT_DEVICE void mfma_one(facc16& d, u32 w, u32 x) {
   mfma32_f32(d, as_f32(w), as_f32(x));
 }
-// d += the products of one piece of a weight row and of a token row.
 template <typename Acc>
-MOEJIT_DEVICE void mfma_piece(Acc& d, u32x4 w, u32x4 x) {
+MOEJIT_DEVICE void product(Acc& d, const Operand& a, const Operand& b) {
+  const u32x4 w = a.v[0], x = b.v[0];
   if constexpr (kIsF32) {
     mfma_one(d, w.x, x.x);
     mfma_one(d, w.y, x.y);
@@ -60,12 +100,28 @@ MOEJIT_DEVICE void mfma_piece(Acc& d, u32x4 w, u32x4 x) {
     mfma_half(d, {w.z, w.w}, {x.z, x.w});
   }
 }
-MOEJIT_DEVICE void clear(facc4& d) {
-  d = {0.0f, 0.0f, 0.0f, 0.0f};
+#else
+MOEJIT_DEVICE void product(facc8& d, const Operand& w, const Operand& x) {
+  if constexpr (kIsF32) {
+    wmma16_f32(d, w.v[0], w.v[1], x.v[0], x.v[1]);
+  } else if constexpr (kIsBf16) {
+    wmma16_bf16(d, w.v[0], w.v[1], x.v[0], x.v[1]);
+  } else {
+    wmma16_f16(d, w.v[0], w.v[1], x.v[0], x.v[1]);
+  }
 }
-MOEJIT_DEVICE void clear(facc16& d) {
+#endif
+// Products into d are made before what follows.
+template <typename Acc>
+MOEJIT_DEVICE void settle(Acc& d) {
+#if MOEJIT_WAVE == 32
+  hold(d);
+#endif
+}
+template <typename Acc>
+MOEJIT_DEVICE void clear(Acc& d) {
   MOEJIT_UNROLL
-  for (int i = 0; i < 16; ++i) d[i] = 0.0f;
+  for (u32 i = 0; i < sizeof(Acc) / 4; ++i) d[i] = 0.0f;
 }
 
 // Blocks go round the dies of the package, each with an L2 of its own: neighbouring numbers here

@@ -1,6 +1,6 @@
-// Decode on gfx9: entries `moe_wave_gate_up` and `moe_wave_down`. Weights go from global memory
-// straight into the registers that the matrix cores read, kDepth pieces ahead and on across units,
-// so that the stream never drains; the waves of a block split the reduction.
+// Decode on AMD's matrix cores: entries `moe_wave_gate_up` and `moe_wave_down`. Weights go from
+// global memory straight into the registers that the matrix cores read, kDepth pieces ahead and on
+// across units, so that the stream never drains; the waves of a block split the reduction.
 #pragma once
 
 #include "kernels/combine.h"
@@ -13,7 +13,9 @@ constexpr int kWaves = kSched_waves;
 constexpr int kTokens16 = kSched_tile_m / 16;
 constexpr int kRows16 = kSched_tile_n / 16;
 constexpr int kDepth = kSched_depth;
-constexpr int kStreamThreads = kWaves * 64;
+constexpr int kStreamThreads = kWaves * MOEJIT_WAVE;
+constexpr int kGroups = Mfma<16>::kGroups;
+constexpr int kQuads = Mfma<16>::kQuads;
 constexpr int kFragments = kRows16 * kTokens16;
 constexpr int kReduceBytes = kWaves * kFragments * 1024;  // of one unit
 
@@ -28,11 +30,12 @@ struct Stream {
   static constexpr int kRows = kGateUp ? kW13Rows : kHiddenSize;
   static constexpr int kRowBytes = kLength * kElement;
   static constexpr int kPieces = kLength / kPiece;
-  static constexpr int kSteps = ceil_div(kPieces, 4);  // 64 bytes of every row
+  static constexpr int kSteps = ceil_div(kPieces, kGroups);  // a piece of every row for each group
   static constexpr int kShare = ceil_div(kSteps, kWaves);
   static constexpr int kRounds = ceil_div(kShare, kDepth);
   // A wave may have steps that do not exist: their operands become zeros.
-  static constexpr bool kExact = kPieces % 4 == 0 && kSteps % kWaves == 0 && kShare % kDepth == 0;
+  static constexpr bool kExact =
+      kPieces % kGroups == 0 && kSteps % kWaves == 0 && kShare % kDepth == 0;
   static constexpr int kUnits = kGateUp ? kUnitsGate : kUnitsDown;
 
   const u8* source;
@@ -84,7 +87,8 @@ struct Stream {
     const u8* base = weights + static_cast<i64>(tile.expert) * kRows * kRowBytes + group * 16;
     MOEJIT_UNROLL
     for (int t = 0; t < kRows16; ++t) {
-      w[t] = base + static_cast<i64>(row_of(tile.n, t, lane)) * kRowBytes;
+      w[t] = base +
+             static_cast<i64>(row_of(tile.n, t, static_cast<int>(weight_lane(lane)))) * kRowBytes;
     }
   }
   // Whether step d of the round exists for this lane.
@@ -94,16 +98,21 @@ struct Stream {
     const int first = wave * kSteps / kWaves;
     const int count = (wave + 1) * kSteps / kWaves - first;
     *step = first + mine;
-    return kExact ||
-           (mine < count && (first + mine) * 4 + (static_cast<int>(wave_lane()) >> 4) < kPieces);
+    const int piece = (first + mine) * kGroups + (static_cast<int>(wave_lane()) >> 4);
+    return kExact || (static_cast<int>(mine < count) & static_cast<int>(piece < kPieces)) != 0;
+  }
+  // Zeros for what does not exist.
+  MOEJIT_DEVICE static u32x4 kept(bool real, u32x4 v) {
+    const u32 mask = kExact || real ? 0xffffffffu : 0u;
+    return {v.x & mask, v.y & mask, v.z & mask, v.w & mask};
   }
   // Without a branch: where paths meet, the compiler would wait for every load under way.
   MOEJIT_DEVICE void fetch(int d) {
     int step;
     const bool real = exists(round, d, &step);
-    // What does not exist is the row's first piece.
-    const i64 offset =
-        real ? static_cast<i64>(step) * 64 : -static_cast<i64>(wave_lane() >> 4) * 16;
+    // What does not exist is the row's first piece. By a mask, since a choice becomes a branch.
+    const int mine = static_cast<int>(wave_lane() >> 4) * 16;
+    const i64 offset = ((step * (kGroups * 16) + mine) & (real ? -1 : 0)) - mine;
     MOEJIT_UNROLL
     for (int t = 0; t < kRows16; ++t) held_w[d][t] = ldg_stream(w[t] + offset, 0);
     MOEJIT_UNROLL
@@ -137,17 +146,17 @@ struct Stream {
   }
 };
 
-// h of fragment f of a unit: row quad `group` of the 16 rows, token `lane`.
-MOEJIT_DEVICE void finish_gate(const MoeArgs& a, const Tile& tile, int t, int group, i64 row,
+// h of one token and of rows 4 * quad to 4 * quad + 3 of the unit's 16-row tile t.
+MOEJIT_DEVICE void finish_gate(const MoeArgs& a, const Tile& tile, int t, int quad, i64 row,
                                f32x4 v) {
   const HRow h = h_row(a, row);
   if constexpr (kGated) {
-    const int i = (tile.n * kRows16 + t) * 8 + group * 2;
+    const int i = (tile.n * kRows16 + t) * 8 + quad * 2;
     if (i >= kIntermediateSize) return;
     store_pair(h.line, i, h_of(a, tile.expert, i, h.weight, v.x, v.z),
                h_of(a, tile.expert, i + 1, h.weight, v.y, v.w));
   } else {
-    const int i = (tile.n * kRows16 + t) * 16 + group * 4;
+    const int i = (tile.n * kRows16 + t) * 16 + quad * 4;
     if (i >= kIntermediateSize) return;
     store_quad(h.line, i, h_of(a, tile.expert, i, h.weight, v.x, 0.0f),
                h_of(a, tile.expert, i + 1, h.weight, v.y, 0.0f),
@@ -168,7 +177,7 @@ MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
   MOEJIT_NO_UNROLL
   for (u32 turn = 0; static_cast<int>(turn) < units; ++turn) {
     const Tile tile = stream.tile;  // the fetching runs ahead of it below
-    facc4 acc[kRows16][kTokens16];
+    typename Mfma<16>::Acc acc[kRows16][kTokens16];
     MOEJIT_UNROLL
     for (int t = 0; t < kRows16; ++t) {
       MOEJIT_UNROLL
@@ -183,13 +192,10 @@ MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
         const bool real = S::exists(round, d, &step);
         MOEJIT_UNROLL
         for (int t = 0; t < kRows16; ++t) {
-          u32x4 w = stream.held_w[d][t];
-          if (!S::kExact && !real) w = {0, 0, 0, 0};
+          const Operand w = operand_of(S::kept(real, stream.held_w[d][t]));
           MOEJIT_UNROLL
           for (int m = 0; m < kTokens16; ++m) {
-            u32x4 x = stream.held_x[d][m];
-            if (!S::kExact && !real) x = {0, 0, 0, 0};
-            mfma_piece(acc[t][m], w, x);
+            product(acc[t][m], w, operand_of(S::kept(real, stream.held_x[d][m])));
           }
         }
         stream.fetch(d);
@@ -197,38 +203,48 @@ MOEJIT_DEVICE void stream_mfma(const MoeArgs& a) {
     }
     // The next unit writes the other buffer; this one is free again after the next barrier.
     const u32 buffer = reduce + (turn & 1u) * kReduceBytes;
+    const auto place = [&](int part, int f, int q) {
+      return buffer + (((part * kFragments + f) * kQuads + q) * MOEJIT_WAVE + lane) * 16;
+    };
+    const auto quad_of = [&](int f, int q) -> f32x4 {
+      const auto& d = acc[f / kTokens16][f % kTokens16];
+      return {d[q * 4], d[q * 4 + 1], d[q * 4 + 2], d[q * 4 + 3]};
+    };
     if constexpr (kWaves > 1) {
       MOEJIT_UNROLL
       for (int f = 0; f < kFragments; ++f) {
-        const facc4& d = acc[f / kTokens16][f % kTokens16];
-        sts_f32x4(buffer + ((wave * kFragments + f) * 64 + lane) * 16, {d[0], d[1], d[2], d[3]});
+        MOEJIT_UNROLL
+        for (int q = 0; q < kQuads; ++q) sts_f32x4(place(wave, f, q), quad_of(f, q));
       }
       block_sync();
     }
     MOEJIT_UNROLL
     for (int f = 0; f < kFragments; ++f) {
       if (kWaves > 1 && (f + static_cast<int>(turn)) % kWaves != wave) continue;
-      f32x4 v = {acc[f / kTokens16][f % kTokens16][0], acc[f / kTokens16][f % kTokens16][1],
-                 acc[f / kTokens16][f % kTokens16][2], acc[f / kTokens16][f % kTokens16][3]};
-      if constexpr (kWaves > 1) {
-        v = {0.0f, 0.0f, 0.0f, 0.0f};
-        MOEJIT_UNROLL
-        for (int part = 0; part < kWaves; ++part) {
-          const f32x4 p = lds_f32x4(buffer + ((part * kFragments + f) * 64 + lane) * 16);
-          v.x += p.x;
-          v.y += p.y;
-          v.z += p.z;
-          v.w += p.w;
-        }
-      }
       const int r = f % kTokens16 * 16 + static_cast<int>(lane & 15u);
-      if (r >= tile.rows) continue;
       const int t = f / kTokens16, group = static_cast<int>(lane >> 4);
-      if constexpr (kGateUp) {
-        finish_gate(a, tile, t, group, tile.first_row + r, v);
-      } else {
-        finish_y(a, tile.expert, y_row(a, tile.first_row + r),
-                 (tile.n * kRows16 + t) * 16 + group * 4, v);
+      MOEJIT_UNROLL
+      for (int q = 0; q < kQuads; ++q) {
+        f32x4 v = quad_of(f, q);
+        if constexpr (kWaves > 1) {
+          v = {0.0f, 0.0f, 0.0f, 0.0f};
+          MOEJIT_UNROLL
+          for (int part = 0; part < kWaves; ++part) {
+            const f32x4 p = lds_f32x4(place(part, f, q));
+            v.x += p.x;
+            v.y += p.y;
+            v.z += p.z;
+            v.w += p.w;
+          }
+        }
+        if (r >= tile.rows) continue;
+        const int quad = q * kGroups + group;
+        if constexpr (kGateUp) {
+          finish_gate(a, tile, t, quad, tile.first_row + r, v);
+        } else {
+          finish_y(a, tile.expert, y_row(a, tile.first_row + r),
+                   (tile.n * kRows16 + t) * 16 + quad * 4, v);
+        }
       }
     }
   }

@@ -1,4 +1,5 @@
-// Prefill on gfx9: entries `moe_mfma_gate_up` and `moe_mfma_down`. Four waves share a tile. The
+// Prefill on AMD's matrix cores: entries `moe_mfma_gate_up` and `moe_mfma_down`. The waves of a
+// block (four of 64 lanes, or eight of 32) share a tile. The
 // next stage travels from global memory through registers while the matrix cores work on the one
 // in LDS; with two buffers a stage costs one barrier.
 #pragma once
@@ -17,7 +18,7 @@ constexpr int kTileThreads = 256;
 constexpr int kStageElements = 128 / kElement;  // of the reduction
 constexpr int kStageRows = kBm + kBn;           // tokens, then weights; 128 bytes each
 constexpr int kWavesM = kSched_waves_m;
-constexpr int kWavesN = 4 / kWavesM;
+constexpr int kWavesN = kTileThreads / MOEJIT_WAVE / kWavesM;
 constexpr int kWaveM = kBm / kWavesM;  // tokens of a wave
 constexpr int kWaveN = kBn / kWavesN;  // weight rows of a wave
 constexpr int kTilesX = kWaveM / kMf;
@@ -215,18 +216,30 @@ MOEJIT_DEVICE void multiply(u32 stage, int wave_m, int wave_n, Acc (&acc)[kTiles
   const u32 group = wave_lane() / kMf;
   MOEJIT_UNROLL
   for (int step = 0; step < 8 / kGroups; ++step) {
-    const u32 piece = step * kGroups + group;
-    u32x4 x[kTilesX];
+    const auto operand = [&](u32 row) {
+      Operand o;
+      MOEJIT_UNROLL
+      for (int p = 0; p < kGiven; ++p) {
+        o.v[p] = lds_u32x4(stage + stage_offset(row, step * kGroups + (kGiven == 1 ? group : p)));
+      }
+      return o;
+    };
+    Operand x[kTilesX];
     MOEJIT_UNROLL
     for (int m = 0; m < kTilesX; ++m) {
-      x[m] = lds_u32x4(stage + stage_offset(wave_m * kWaveM + m * kMf + lane, piece));
+      x[m] = operand(wave_m * kWaveM + m * kMf + lane);
     }
     MOEJIT_UNROLL
     for (int w = 0; w < kTilesW; ++w) {
-      const u32x4 v =
-          lds_u32x4(stage + stage_offset(kBm + first_weight_row<kGateUp>(wave_n, w) + lane, piece));
+      const Operand v = operand(kBm + first_weight_row<kGateUp>(wave_n, w) + weight_lane(lane));
       MOEJIT_UNROLL
-      for (int m = 0; m < kTilesX; ++m) mfma_piece(acc[w][m], v, x[m]);
+      for (int m = 0; m < kTilesX; ++m) product(acc[w][m], v, x[m]);
+    }
+    // Or the operands of all steps would be read first, into more registers than there are.
+    if constexpr (MOEJIT_WAVE == 32) {
+      MOEJIT_UNROLL
+      for (int i = 0; i < kTilesW * kTilesX; ++i) settle(acc[i / kTilesX][i % kTilesX]);
+      in_order();
     }
   }
 }

@@ -38,6 +38,7 @@ TEST_P(SimMoe, MatchesReference) {
       for (int64_t tokens : counts) {
         // The text is gfx942's but for the numbers of the device.
         if (arch == "gfx90a" && tokens > 1 && test_level() < 2) continue;
+        if (arch == "gfx1100" && tokens == 1 && test_level() < 2) continue;
         const Schedule schedule = family->default_schedule(config, sim_target(arch), tokens);
         const SimKernel kernel(config, arch, *family, schedule);
         ASSERT_EQ(kernel.error(), "");

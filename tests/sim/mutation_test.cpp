@@ -147,6 +147,7 @@ TEST(SimMutation, Mfma) {
                  7);
   }
   expect_found(run_mutants(layer(136, 72), "gfx942", "hip_stream", calls, 6, 60), 7);
+  expect_found(run_mutants(layer(136, 72), "gfx1100", "hip_tile", calls, 40, 60), 7);
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ const Arch* find_arch(std::string_view name) {
        {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512", "-target-feature", "+avx512bf16"}},
       {"gfx90a", {"-target-cpu", "gfx90a"}, true},
       {"gfx942", {"-target-cpu", "gfx942"}, true},
+      {"gfx1100", {"-target-cpu", "gfx1100"}, true},
   };
   for (const Arch& arch : kArchs) {
     if (arch.name == name) return &arch;
@@ -77,8 +78,8 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
   const Arch* arch = find_arch(request.arch);
   if (arch == nullptr) {
     out.fail(MOEJIT_CPU_INVALID, "arch = " + std::string(request.arch) +
-                                     ": must be x86-64-v3, x86-64-v4, x86-64-v4+bf16, gfx90a "
-                                     "or gfx942");
+                                     ": must be x86-64-v3, x86-64-v4, x86-64-v4+bf16, gfx90a, "
+                                     "gfx942 or gfx1100");
     return false;
   }
   const char* emit = request.output == MOEJIT_CPU_ASSEMBLY ? "-S" : "-emit-obj";

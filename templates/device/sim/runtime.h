@@ -30,6 +30,7 @@ enum Collective {
   kWgmmaWait = 9,
   kSetMaxRegisters = 10,
   kMfma = 11,  // a wave of 64 lanes
+  kWmma = 12,  // a warp
 };
 
 enum ShuffleMode { kIndex = 0, kXor = 1, kUp = 2 };
@@ -74,6 +75,13 @@ struct MfmaArgs {  // d += a * b: size 16 or 32, of f32 deep 64 / size, else fou
   int flush;  // subnormal 16-bit operands count as zero
   float* d;   // size * size / 64 of them
   const unsigned* a;
+  const unsigned* b;
+};
+
+struct WmmaArgs {  // d += a * b: 16x16, 16 deep, of f32 8 deep; operands alike in both halves
+  int type;
+  float* d;           // 8
+  const unsigned* a;  // 8 words
   const unsigned* b;
 };
 

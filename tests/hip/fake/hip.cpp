@@ -48,8 +48,8 @@ int hipSetDevice(int device) {
 // As ROCm 6 has it: a name first, the arch far behind.
 int hipGetDevicePropertiesR0600(void* properties, int device) {
   auto* bytes = static_cast<char*>(properties);
-  std::strcpy(bytes, device == 0 ? "AMD Instinct MI300X" : "AMD Radeon RX 7900 XTX");
-  std::strcpy(bytes + 1160, device == 0 ? "gfx942:sramecc+:xnack-" : "gfx1100");
+  std::strcpy(bytes, device == 0 ? "AMD Instinct MI300X" : "AMD Radeon RX 6900 XT");
+  std::strcpy(bytes + 1160, device == 0 ? "gfx942:sramecc+:xnack-" : "gfx1030");
   return 0;
 }
 int hipDeviceGetAttribute(int* value, int attribute, int) {
