@@ -12,6 +12,7 @@
 #include "cache/evict.h"
 #include "cache/place.h"
 #include "cache/schema.h"
+#include "cache/signature.h"
 
 namespace moejit::internal {
 namespace {
@@ -160,6 +161,9 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
   if (!source.ok()) return source.status();
   PackReport report;
   report.path = output;
+  if (!options.sign.empty()) {
+    if (Status can = signatures_available(); !can.ok()) return can;
+  }
   const std::string temporary = output + "." + std::to_string(::getpid()) + ".tmp";
   ::unlink(temporary.c_str());
   Status status;
@@ -190,6 +194,12 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
     status = digest.status();
   }
   report.bytes = file_size(temporary);
+  // A signature of another pack must not stay beside this one.
+  if (status.ok()) ::unlink(signature_path(output).c_str());
+  if (status.ok() && !options.sign.empty()) {
+    status = sign_pack(output, report.sha256, options.sign);
+    report.signature = signature_path(output);
+  }
   if (status.ok() &&
       (::chmod(temporary.c_str(), 0444) != 0 || ::rename(temporary.c_str(), output.c_str()) != 0)) {
     status = {StatusCode::kIoError, "cannot create " + output + ": " + errno_message(errno)};
@@ -203,19 +213,33 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
 
 namespace {
 
-Status check_source(const CachePlace& source, OpenPlace& opened, const MergeOptions& options) {
-  if (!options.sha256.empty()) {
-    if (!opened.directory().empty()) {
-      return invalid_argument("sha256 = \"" + options.sha256 + "\": " + source.where +
-                              " is a directory; only a pack has one");
-    }
-    auto actual = file_sha256(source.where);
-    if (!actual.ok()) return actual.status();
-    if (!key_matches(*actual, options.sha256) || options.sha256.size() != 64) {
-      return {StatusCode::kVerificationFailed,
-              source.where + " has SHA-256 " + *actual + ", not the expected " + options.sha256};
-    }
+// Whether the pack is the one that the caller vouches for, by its hash or by whose it is; asked
+// before anything else reads the file.
+Status check_origin(const CachePlace& source, const MergeOptions& options, MergeReport* report) {
+  if (options.sha256.empty() && options.trust.empty()) return {};
+  if (is_directory(source.where)) {
+    const std::string option =
+        options.sha256.empty() ? "trust = \"" + options.trust : "sha256 = \"" + options.sha256;
+    return invalid_argument(option + "\": " + source.where +
+                            " is a directory; only a pack has a hash and a signature");
   }
+  auto actual = file_sha256(source.where);
+  if (!actual.ok()) return actual.status();
+  if (!options.sha256.empty() &&
+      (!key_matches(*actual, options.sha256) || options.sha256.size() != 64)) {
+    return {StatusCode::kVerificationFailed,
+            source.where + " has SHA-256 " + *actual + ", not the expected " + options.sha256};
+  }
+  if (options.trust.empty()) return {};
+  const auto trusted = read_trusted_keys(options.trust);
+  if (!trusted.ok()) return trusted.status();
+  auto key = check_signature(source.where, *actual, *trusted);
+  if (!key.ok()) return key.status();
+  report->signed_by = *key;
+  return {};
+}
+
+Status check_source(const CachePlace& source, OpenPlace& opened) {
   if (opened.schema() > kSchemaVersion || !schema_is_ours(opened.db(), opened.schema())) {
     return {StatusCode::kDataError, source.where + ": its tables are not those of schema " +
                                         std::to_string(std::min(opened.schema(), kSchemaVersion)) +
@@ -299,19 +323,21 @@ void merge_selections(const std::vector<SelectionInfo>& theirs, Db& from, Db& to
 
 Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& source,
                                 const MergeOptions& options) {
+  MergeReport report;
+  if (Status status = check_origin(source, options, &report); !status.ok()) return status;
   auto from = OpenPlace::open(source, Access::kRead);
   if (!from.ok()) return from.status();
-  if (Status status = check_source(source, **from, options); !status.ok()) return status;
+  if (Status status = check_source(source, **from); !status.ok()) return status;
   auto selections = list_selections(source);
   if (!selections.ok()) return selections.status();
   auto to = OpenPlace::open(place, Access::kWrite, !options.dry_run);
   if (!to.ok()) return to.status();
-  MergeReport report;
   Db& db = (*to)->db();
   {
     Transaction transaction(db);
-    // A pack whose digest was given is as good as its giver.
-    merge_binaries((*from)->db(), db, options.cpu_code || !options.sha256.empty(), &report);
+    // A pack whose digest was given is as good as its giver, a signed one as its signer.
+    const bool vouched = !options.sha256.empty() || !report.signed_by.empty();
+    merge_binaries((*from)->db(), db, options.cpu_code || vouched, &report);
     merge_selections(*selections, (*from)->db(), db, options.margin, &report);
     const int64_t before = number(db, "SELECT count(*) FROM measurement");
     int64_t theirs = 0;

@@ -15,10 +15,12 @@ struct PackOptions {
   bool binaries = true;
   bool losers = false;        // also binaries that no selection names
   bool measurements = false;  // also the measurements, else only the selections
+  std::string sign;           // file of a secret key (cache/signature.h); "": not signed
 };
 struct PackReport {
   std::string path;
-  std::string sha256;  // of the file; equal content gives an equal file
+  std::string signature;  // path of the signature, where one was made
+  std::string sha256;     // of the file; equal content gives an equal file
   int64_t bytes = 0;
   int64_t binaries = 0, selections = 0, measurements = 0;
 };
@@ -29,6 +31,7 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
 
 struct MergeOptions {
   std::string sha256;     // of the pack; refuses another one. "" accepts any
+  std::string trust;      // file of public keys: refuses a pack that none of them signed. "": any
   bool cpu_code = false;  // take machine code for the CPU, which then runs in this process
   double margin = 0.03;   // a selection of the same key must be faster by this share
   bool dry_run = false;
@@ -41,6 +44,7 @@ struct MergeReport {
   int64_t selections = 0;       // new or better
   int64_t selections_kept = 0;  // ours is pinned or as good
   int64_t environments = 0;     // new ones
+  std::string signed_by;        // the key, where MergeOptions::trust asked for one
 };
 // Takes `source` (a pack, or another cache directory) into the cache in one transaction, after its
 // tables and pages were checked; every binary is checked against its SHA-256. A selection that is

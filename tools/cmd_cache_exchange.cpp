@@ -1,4 +1,6 @@
 // `moejit cache pack | merge | diff`: caches that travel.
+#include "cache/signature.h"
+#include "tools/busy.h"
 #include "tools/cache_common.h"
 
 namespace moejit::tools {
@@ -14,22 +16,27 @@ class CachePack : public Command {
     options.flag("--no-kernels", &no_kernels_, "Choices alone");
     options.flag("--losers", &options_.losers, "Also kernels that were not chosen");
     options.flag("--measurements", &options_.measurements, "Also every measurement");
+    options.value("--sign", "KEY", &options_.sign,
+                  "Sign with this secret key (cache keygen), into FILE.sig");
   }
 
   ExitCode run(Context& context) override {
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
     options_.binaries = !no_kernels_;
-    auto report = internal::pack_cache(*place, file_, options_);
+    auto report = while_busy(context, "packing",
+                             [&] { return internal::pack_cache(*place, file_, options_); });
     if (!report.ok()) return context.fail(report.status());
     Table table({{"path", "pack"},
                  {"bytes", "size", Unit::kBytes},
                  {"binaries", "kernels"},
                  {"selections", "choices"},
                  {"measurements", "measurements"},
-                 {"sha256", "sha256"}});
+                 {"sha256", "sha256"},
+                 {"signature", "signature"}});
     table.add({report->path, report->bytes, report->binaries, report->selections,
-               report->measurements, report->sha256});
+               report->measurements, report->sha256,
+               report->signature.empty() ? Cell() : Cell(report->signature)});
     return context.print(table);
   }
 
@@ -44,6 +51,9 @@ class CacheMerge : public Command {
     place_.declare(options);
     options.positional("source", &source_, "A pack, or the directory of another cache", true);
     options.value("--sha256", "HEX", &options_.sha256, "Refuse a pack with another hash");
+    options.value(
+        "--trust", "KEYS", &options_.trust,
+        "Refuse a pack that no key of this file signed; takes machine code of one that is");
     options.flag("--cpu-code", &options_.cpu_code,
                  "Take machine code for the CPU too: it runs in the processes that use this cache");
     options.value("--margin", "SHARE", &options_.margin,
@@ -58,7 +68,9 @@ class CacheMerge : public Command {
     }
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
-    auto report = internal::merge_cache(*place, place_at(source_), options_);
+    auto report = while_busy(context, "merging", [&] {
+      return internal::merge_cache(*place, place_at(source_), options_);
+    });
     if (!report.ok()) {
       const ExitCode code = context.fail(report.status());
       return report.status().code() == StatusCode::kDataError ? ExitCode::kWrong : code;
@@ -79,8 +91,10 @@ class CacheMerge : public Command {
     if (report->binaries_refused > 0) {
       context.note(
           std::to_string(report->binaries_refused) +
-          " kernels for the CPU were left out; --cpu-code takes them from a source that you trust");
+          " kernels for the CPU were left out; --cpu-code takes them from a source that you trust,"
+          " --trust KEYS from a signed pack");
     }
+    if (!report->signed_by.empty()) context.note("signed by " + report->signed_by);
     if (printed != ExitCode::kOk || report->binaries_damaged == 0) return printed;
     return ExitCode::kPartial;
   }
@@ -88,6 +102,22 @@ class CacheMerge : public Command {
   PlaceSelector place_;
   internal::MergeOptions options_;
   std::string source_;
+};
+
+class CacheKeygen : public Command {
+  void declare(OptionSet& options) override {
+    options.positional("file", &file_, "The secret key to write; the public one is FILE.pub", true);
+  }
+
+  ExitCode run(Context& context) override {
+    const auto key = internal::make_signing_key(file_);
+    if (!key.ok()) return context.fail(key.status());
+    Table table({{"secret", "secret key"}, {"public", "public key"}, {"key", "key"}});
+    table.add({file_, file_ + ".pub", *key});
+    return context.print(table);
+  }
+
+  std::string file_;
 };
 
 class CacheDiff : public Command {
@@ -104,7 +134,8 @@ class CacheDiff : public Command {
     auto own = place_.resolve();
     if (places_.size() == 1 && !own.ok()) return context.fail(own.status());
     const internal::CachePlace first = places_.size() == 2 ? place_at(places_[0]) : *own;
-    auto lines = internal::diff_caches(first, place_at(places_.back()));
+    auto lines = while_busy(context, "comparing",
+                            [&] { return internal::diff_caches(first, place_at(places_.back())); });
     if (!lines.ok()) return context.fail(lines.status());
     Table table({{"side", ""},
                  {"kind", "kind"},
@@ -128,6 +159,9 @@ class CacheDiff : public Command {
 
 std::unique_ptr<Command> make_cache_pack() {
   return std::make_unique<CachePack>();
+}
+std::unique_ptr<Command> make_cache_keygen() {
+  return std::make_unique<CacheKeygen>();
 }
 std::unique_ptr<Command> make_cache_merge() {
   return std::make_unique<CacheMerge>();

@@ -146,6 +146,27 @@ TEST(Cache, APackTravels) {
   EXPECT_EQ(moejit({"cache", "diff", pack, other, "--json"}).code, 0);
 }
 
+TEST(Cache, ASignedPackBringsCodeForTheCpuToWhomTrustsTheKey) {
+  fill();
+  const std::string pack = (scratch() / "signed.pack").string();
+  const std::string key = (scratch() / "site.key").string();
+  const Output made = moejit({"cache", "keygen", key, "--json"});
+  if (made.code == 4) GTEST_SKIP() << made.err;
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_EQ(moejit({"cache", "keygen", key}).code, 2);
+  const auto packed = rows({"cache", "pack", pack, "--sign", key, "--json"});
+  EXPECT_EQ(packed[0]["signature"], pack + ".sig");
+  const std::string other = (scratch() / "trusting").string();
+  const auto merged =
+      rows({"cache", "merge", pack, "--cache-dir", other, "--trust", key + ".pub", "--json"});
+  EXPECT_EQ(merged[0]["taken"], packed[0]["binaries"]);
+  fs::remove(pack + ".sig");
+  const Output refused =
+      moejit({"cache", "merge", pack, "--cache-dir", other, "--trust", key + ".pub"});
+  EXPECT_EQ(refused.code, 5);
+  EXPECT_THAT(refused.err, HasSubstr("is not signed"));
+}
+
 TEST(Cache, WrongValuesAreUsageErrors) {
   EXPECT_EQ(moejit({"cache", "gc", "--max-size", "much"}).code, 2);
   EXPECT_EQ(moejit({"cache", "gc", "--older-than", "0d"}).code, 2);

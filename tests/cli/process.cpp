@@ -88,9 +88,19 @@ Output invoke(const Invocation& invocation) {
   in.close_write();
 
   int interrupts = invocation.interrupts;
+  const auto killed_at = std::chrono::steady_clock::now() + invocation.kill_after;
   while (out.read >= 0 || err.read >= 0) {
     std::array<pollfd, 2> ends = {pollfd{out.read, POLLIN, 0}, pollfd{err.read, POLLIN, 0}};
-    if (poll(ends.data(), ends.size(), -1) < 0 && errno != EINTR) break;
+    int wait_ms = -1;
+    if (invocation.kill_after.count() > 0) {
+      const auto left = killed_at - std::chrono::steady_clock::now();
+      wait_ms = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
+      if (wait_ms <= 0) {
+        kill(child, SIGKILL);
+        wait_ms = -1;
+      }
+    }
+    if (poll(ends.data(), ends.size(), wait_ms) < 0 && errno != EINTR) break;
     char buffer[4096];
     const auto drain = [&](const pollfd& end, Pipe* pipe, std::string* text) {
       if (end.fd < 0 || end.revents == 0) return;

@@ -23,6 +23,8 @@ struct Invocation {
   // Sent once stderr holds `interrupt_after`, `interrupts` times; 0: never.
   int interrupts = 0;
   std::string interrupt_after;
+  // SIGKILL this long after the start, unless it has ended; 0: never.
+  std::chrono::milliseconds kill_after{0};
 };
 
 Output invoke(const Invocation& invocation);
