@@ -1,8 +1,10 @@
 #include "tuner/workload.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "base/small_float.h"
 #include "tuner/random.h"
@@ -55,19 +57,46 @@ Status PatternTensor::fill(const Device& target, const std::function<bool()>& st
   device = *memory;
   const int64_t row_bytes = cols * static_cast<int64_t>(pattern->element_bytes());
   const int64_t block_rows =
-      std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(row_bytes, 1));
-  std::vector<uint8_t> staging(static_cast<size_t>(block_rows * row_bytes));
-  for (int64_t row = 0; row < rows; row += block_rows) {
-    if (stop && stop()) return {StatusCode::kCancelled, "out of time while filling weights"};
-    const int64_t count = std::min(block_rows, rows - row);
+      std::max<int64_t>(1, (int64_t{2} << 20) / std::max<int64_t>(row_bytes, 1));
+  const int64_t blocks = (rows + block_rows - 1) / block_rows;
+  // On the CPU rows go to their place at once, by several threads: most of the time is the first
+  // touch of pages, which a virtual machine pays dearly.
+  const bool in_place = target.info().target.backend == BackendKind::kCpu;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> stopped{false};
+  const auto write_block = [&](int64_t block, std::vector<uint8_t>& staging) -> Status {
+    const int64_t first = block * block_rows, count = std::min(block_rows, rows - first);
+    uint8_t* const to = static_cast<uint8_t*>(device.get()) + first * row_bytes;
+    uint8_t* const by_way_of = in_place ? to : staging.data();
     for (int64_t r = 0; r < count; ++r) {
-      std::memcpy(staging.data() + r * row_bytes, pattern->bytes(offset(row + r)),
+      std::memcpy(by_way_of + r * row_bytes, pattern->bytes(offset(first + r)),
                   static_cast<size_t>(row_bytes));
     }
-    MOEJIT_RETURN_IF_ERROR(target.copy_in(static_cast<uint8_t*>(device.get()) + row * row_bytes,
-                                          staging.data(), static_cast<size_t>(count * row_bytes)));
+    return in_place ? Status()
+                    : target.copy_in(to, staging.data(), static_cast<size_t>(count * row_bytes));
+  };
+  std::vector<std::thread> helpers;
+  if (in_place && blocks > 8) {
+    const unsigned threads = std::min(std::thread::hardware_concurrency(), 8u);
+    for (unsigned t = 1; t < threads; ++t) {
+      helpers.emplace_back([&] {
+        std::vector<uint8_t> none;
+        for (int64_t block; !stopped && (block = next++) < blocks;) (void)write_block(block, none);
+      });
+    }
   }
-  return {};
+  std::vector<uint8_t> staging(in_place ? 0 : static_cast<size_t>(block_rows * row_bytes));
+  Status status;
+  for (int64_t block; status.ok() && (block = next++) < blocks;) {
+    if (stop && stop()) {
+      status = {StatusCode::kCancelled, "out of time while filling weights"};
+    } else {
+      status = write_block(block, staging);
+    }
+  }
+  if (!status.ok()) stopped = true;
+  for (std::thread& helper : helpers) helper.join();
+  return status;
 }
 
 Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, const Device& device,
