@@ -60,8 +60,10 @@ std::vector<KnownTrial> known_trials(const MoeConfig& config, const Device& devi
     if (family == nullptr || family->why_not(config, device.info().target, *schedule)) continue;
     if (source_digest(device, family->emit(config, device.info().target, *schedule)) != m.source)
       continue;
-    found[m.schedule] = {
-        .schedule = *schedule, .status = m.status, .seconds = {m.median_s}, .error = m.error};
+    found[m.schedule] = {.schedule = *schedule,
+                         .status = m.status,
+                         .seconds = {m.p20_s > 0 ? m.p20_s : m.median_s},
+                         .error = m.error};
   }
   std::vector<KnownTrial> list;
   for (auto& [name, trial] : found) list.push_back(std::move(trial));

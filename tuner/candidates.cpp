@@ -1,8 +1,11 @@
 #include "tuner/candidates.h"
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <set>
 #include <string>
+#include <tuple>
 
 #include "tuner/random.h"
 
@@ -82,6 +85,41 @@ class Chooser {
   int bad_count_ = 0;
 };
 
+// Places in the model's order, those that it cannot tell apart by what does not change from one
+// measurement of the device's limits to the next: near to their family's default first, then by
+// name.
+std::vector<size_t> stable_order(const SessionProblem& problem,
+                                 const std::vector<RankedSchedule>& ranked) {
+  constexpr double kCannotTell = 0.03;  // below the model's error on any device
+  struct Place {
+    int step, different;
+    std::string name;
+    size_t index;
+  };
+  std::map<std::string, Schedule> defaults;
+  std::vector<Place> places;
+  for (size_t r = 0; r < ranked.size(); ++r) {
+    const Schedule& schedule = ranked[r].schedule;
+    if (!defaults.contains(schedule.family)) {
+      defaults[schedule.family] =
+          find_family(schedule.family)
+              ->default_schedule(problem.config, problem.target, problem.tokens);
+    }
+    int different = 0;
+    for (const auto& [name, value] : defaults[schedule.family].params)
+      different += schedule.at(name) != value;
+    const double slower = ranked[r].predicted_s / std::max(ranked[0].predicted_s, 1e-12);
+    places.push_back({static_cast<int>(std::log(slower) / std::log1p(kCannotTell)), different,
+                      schedule.to_json(), r});
+  }
+  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return std::tie(a.step, a.different, a.name) < std::tie(b.step, b.different, b.name);
+  });
+  std::vector<size_t> order;
+  for (const Place& place : places) order.push_back(place.index);
+  return order;
+}
+
 }  // namespace
 
 std::vector<Candidate> choose_candidates(const SessionProblem& problem,
@@ -89,7 +127,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
                                          const SessionOptions& options, int* known_bad) {
   Chooser chooser(ranked, options);
   *known_bad = chooser.bad_count();
-  const Family* first = find_family(ranked.front().schedule.family);
+  const std::vector<size_t> order = stable_order(problem, ranked);
+  const Family* first = find_family(ranked[order.front()].schedule.family);
   chooser.add(first->default_schedule(problem.config, problem.target, problem.tokens), true, false);
   for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
   const size_t limit =
@@ -106,20 +145,21 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
          ranked[look].predicted_s <= kWorthALook * ranked.front().predicted_s)
     ++look;
   const auto room = [&] { return chooser.size() + explorers < limit; };
-  if (room()) chooser.add_ranked(0);
+  if (room()) chooser.add_ranked(order.front());
   for (int turn = 0; turn < kOfEachFamily; ++turn) {
     std::set<std::string> served;
-    for (size_t r = 0; r < look && room(); ++r) {
+    for (size_t i = 0; i < look && room(); ++i) {
+      const size_t r = order[i];
       const std::string& family = ranked[r].schedule.family;
       if (served.contains(family) || chooser.has_twin(r)) continue;
       chooser.add_ranked(r);
       served.insert(family);
     }
   }
-  for (size_t r = 0; r < look && room(); ++r) {
-    if (!chooser.has_twin(r)) chooser.add_ranked(r);
+  for (size_t i = 0; i < look && room(); ++i) {
+    if (!chooser.has_twin(order[i])) chooser.add_ranked(order[i]);
   }
-  for (size_t r = 0; r < ranked.size() && room(); ++r) chooser.add_ranked(r);
+  for (size_t i = 0; i < order.size() && room(); ++i) chooser.add_ranked(order[i]);
   Random random(options.seed);
   for (size_t i = 0; i < explorers; ++i) {
     const size_t r = random.below(ranked.size());

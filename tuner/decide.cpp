@@ -14,21 +14,37 @@ struct Scores {
   std::vector<double> noise;   // three standard errors of `slower`
 };
 
-// A round's pace is the geometric mean of its times; a score is a median over rounds of time by
-// pace.
+// The least of each block of rounds: what disturbs a launch only adds time.
+std::vector<double> block_minima(const std::vector<double>& seconds) {
+  std::vector<double> minima;
+  for (size_t r = 0; r < seconds.size(); ++r) {
+    if (r % kBlock == 0) {
+      minima.push_back(seconds[r]);
+    } else {
+      minima.back() = std::min(minima.back(), seconds[r]);
+    }
+  }
+  // A block that was cut off has seen less than the others.
+  if (seconds.size() > kBlock && seconds.size() % kBlock != 0) minima.pop_back();
+  return minima;
+}
+
+// A block's pace is the geometric mean of its minima over finalists; a score is a median over
+// blocks of minimum by pace.
 Scores score(const std::vector<Finalist>& finalists) {
-  const size_t rounds = finalists[0].seconds.size(), count = finalists.size();
-  std::vector<double> pace(rounds, 0.0);
-  for (const Finalist& f : finalists) {
-    for (size_t r = 0; r < rounds; ++r)
-      pace[r] += std::log(f.seconds[r]) / static_cast<double>(count);
+  std::vector<std::vector<double>> minima;
+  for (const Finalist& f : finalists) minima.push_back(block_minima(f.seconds));
+  const size_t blocks = minima[0].size();
+  std::vector<double> pace(blocks, 0.0);
+  for (const std::vector<double>& mine : minima) {
+    for (size_t b = 0; b < blocks; ++b)
+      pace[b] += std::log(mine[b]) / static_cast<double>(finalists.size());
   }
   Scores scores;
-  for (const Finalist& f : finalists) {
-    std::vector<double> relative(rounds);
-    for (size_t r = 0; r < rounds; ++r) relative[r] = f.seconds[r] / std::exp(pace[r]);
-    scores.slower.push_back(summarize(relative).median_s);
-    scores.noise.push_back(relative_noise(std::move(relative)));
+  for (std::vector<double>& mine : minima) {
+    for (size_t b = 0; b < blocks; ++b) mine[b] /= std::exp(pace[b]);
+    scores.slower.push_back(summarize(mine).median_s);
+    scores.noise.push_back(relative_noise(std::move(mine)));
   }
   const double best = *std::min_element(scores.slower.begin(), scores.slower.end());
   for (double& slower : scores.slower) slower = slower / best - 1;

@@ -17,10 +17,15 @@ struct Finalist {
 // would let the day choose.
 inline constexpr double kEqual = 0.02;
 
-// Index of the winner. Times are compared within their round, so that a machine that slows down
-// slows everybody. Among those that are slower than the best by kEqual at most the incumbent stays,
-// else the default, else the first by name: nothing that luck or a device's measured limits could
-// change. REQUIRES: at least one finalist, each with the same number of samples, at least one.
+// Rounds of the same routing, one after the other, of which a finalist's least counts: another
+// program that takes the machine for a moment falls into some of them, seldom into all.
+inline constexpr size_t kBlock = 3;
+
+// Index of the winner. Times are compared within their block of rounds, so that a machine that
+// slows down slows everybody. Among those that are slower than the best by kEqual at most the
+// incumbent stays, else the default, else the first by name: nothing that luck or a device's
+// measured limits could change. REQUIRES: at least one finalist, each with the same number of
+// samples, at least one.
 size_t choose_winner(const std::vector<Finalist>& finalists);
 
 // Whether more rounds would hardly change choose_winner(): no finalist that would matter is so

@@ -26,6 +26,8 @@ Result<std::vector<double>> time_launches(const Device& device, const Module& mo
   return device.time([&](int, Stream stream) { return module.launch(args, stream); }, samples);
 }
 
+// A limit is what the device can do: its rates are those of a low quantile of the times, because
+// what else runs on the machine only adds to them.
 Result<double> probe_read(const Device& device, const Module& module, void* out) {
   const Target& target = device.info().target;
   // Far beyond every cache, and small enough to be had.
@@ -47,7 +49,7 @@ Result<double> probe_read(const Device& device, const Module& module, void* out)
   args.num_tokens = bytes;
   const auto samples = time_launches(device, module, args, kSamples);
   if (!samples.ok()) return samples.status();
-  return static_cast<double>(bytes) / summarize(*samples).median_s;
+  return static_cast<double>(bytes) / summarize(*samples).p20_s;
 }
 
 Result<double> probe_dot(const Device& device, const Module& module, void* out, double flops) {
@@ -61,7 +63,7 @@ Result<double> probe_dot(const Device& device, const Module& module, void* out, 
                                         int64_t{1} << 40);
   samples = time_launches(device, module, args, kSamples);
   if (!samples.ok()) return samples.status();
-  return flops * static_cast<double>(args.num_tokens) / summarize(*samples).median_s;
+  return flops * static_cast<double>(args.num_tokens) / summarize(*samples).p20_s;
 }
 
 // Published peaks times what kernels are known to sustain of them: four fifths of a bandwidth, half

@@ -15,7 +15,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kFinalists = 8;
 constexpr double kFinalSeconds = 3;  // that rounds may take, unless the fewest take longer
-constexpr int kMinRounds = 5, kMaxRounds = 200;
+// What disturbs a shared machine comes in bursts: rounds that all fall into one show nothing.
+constexpr double kLeastFinalSeconds = 0.5;
+constexpr int kBlockRounds = static_cast<int>(kBlock);
+constexpr int kMinRounds = 2 * kBlockRounds, kMaxRounds = 1000;
 // A launch shorter than this is preceded by one of another routing: the cache forgets, caches of
 // code and sleeping workers wake. A longer one does so by itself.
 constexpr double kShort_s = 5e-3;
@@ -217,9 +220,12 @@ class Session {
   void accept(Candidate* c) {
     ++result_.measured;
     c->alive = true;
-    const double median = summarize(c->samples).median_s;
-    if (best_ == 0 || median < best_) best_ = median;
+    const double seconds = screened(*c);
+    if (best_ == 0 || seconds < best_) best_ = seconds;
   }
+
+  // By a low quantile: few samples, of which the slow ones say how busy the machine was.
+  static double screened(const Candidate& c) { return summarize(c.samples).p20_s; }
 
   std::vector<Candidate*> choose_finalists() {
     std::vector<Candidate*> list;
@@ -227,11 +233,11 @@ class Session {
       if (c.alive) list.push_back(&c);
     }
     std::stable_sort(list.begin(), list.end(), [](const Candidate* a, const Candidate* b) {
-      return summarize(a->samples).median_s < summarize(b->samples).median_s;
+      return screened(*a) < screened(*b);
     });
     std::vector<Candidate*> chosen;
     for (Candidate* c : list) {
-      const bool close = summarize(c->samples).median_s <= 1.25 * best_;
+      const bool close = screened(*c) <= 1.25 * best_;
       // Default and incumbent are always there: a switch away from them is earned in the same run.
       if ((close && chosen.size() < kFinalists) || c->is_default || c->is_incumbent)
         chosen.push_back(c);
@@ -245,12 +251,13 @@ class Session {
     if (finalists_.empty()) return true;
     const auto round_cost = [&] {
       double sum = 0;
-      for (const Candidate* c : finalists_) sum += summarize(c->samples).median_s;
+      for (const Candidate* c : finalists_) sum += screened(*c);
       return 2 * sum;  // with the launches before
     };
     int rounds = std::clamp(static_cast<int>(kFinalSeconds / std::max(round_cost(), 1e-6)),
                             kMinRounds, kMaxRounds);
     if (round_cost() * kMinRounds > seconds_left()) rounds = 0;  // screening has to do
+    const double begin = elapsed();
     for (int round = 0; round < rounds && !finalists_.empty(); ++round) {
       if (round >= 3 && seconds_left() <= round_cost()) break;
       if (!report(TuneStage::kFinal,
@@ -258,10 +265,12 @@ class Session {
                   finalists_[0]->schedule.to_json()))
         return false;
       if (!final_round(round)) break;
-      if (round + 1 >= kMinRounds && (round + 1) % kMinRounds == 0) {
-        drop_the_beaten();
-        if (is_clear(judged())) break;
-      }
+      if ((round + 1) % kBlockRounds != 0 || round + 1 < kMinRounds) continue;
+      const double spent = elapsed() - begin;
+      if (spent > kFinalSeconds) break;
+      if (spent < kLeastFinalSeconds) continue;
+      drop_the_beaten();
+      if (is_clear(judged())) break;
     }
     // The same rounds for everybody; without enough of them, screening decides.
     size_t complete = finalists_.empty() ? 0 : finalists_[0]->finals.size();
@@ -273,18 +282,18 @@ class Session {
     return true;
   }
 
-  // One launch of every finalist, all of the same routing, on weights that have left the cache:
-  // each begins where the one before left the device, so everybody is once the first. False: out of
-  // time.
+  // One launch of every finalist, all of the routing of this block, on weights that have left the
+  // cache. Each begins where the one before left the device, so everybody is once the first. False:
+  // out of time.
   bool final_round(int round) {
     const std::vector<Candidate*> all = finalists_;
     for (size_t k = 0; k < all.size(); ++k) {
       Candidate* c = all[(k + static_cast<size_t>(round)) % all.size()];
       Status status = load(c);
       if (status.ok()) {
-        const double expected = summarize(c->samples).median_s;
+        const double expected = screened(*c);
         const auto sample =
-            lab_.measure(c->kernel, expected < kShort_s ? 1 : 0, round, 1, expected);
+            lab_.measure(c->kernel, expected < kShort_s ? 1 : 0, round / kBlockRounds, 1, expected);
         if (sample.ok()) c->finals.push_back((*sample)[0]);
         status = sample.status();
       }
@@ -327,7 +336,7 @@ class Session {
     std::vector<Finalist> list = judged();
     const Candidate* fallback = nullptr;
     for (size_t i = 0; i < list.size(); ++i) {
-      if (!measured) list[i].seconds = {summarize(finalists_[i]->samples).median_s};
+      if (!measured) list[i].seconds = {screened(*finalists_[i])};
       if (finalists_[i]->is_default) fallback = finalists_[i];
     }
     const Candidate& winner = *finalists_[choose_winner(list)];

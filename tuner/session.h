@@ -65,8 +65,8 @@ Result<SessionResult> tune_bucket(const SessionProblem& problem, Lab& lab, const
                                   TrialSink* sink, const SessionOptions& options);
 
 // Times `samples` launches after `warmup` others, routing after routing from `first` on and copy of
-// the weights after copy from `copy` on: whoever runs the same routing next to another kernel passes
-// the next copies, or finds in the cache what the other has read. Seconds each.
+// the weights after copy from `copy` on: whoever runs the same routing next to another kernel
+// passes the next copies, or finds in the cache what the other has read. Seconds each.
 Result<std::vector<double>> measure(const Device& device, const Module& module,
                                     const Workload& load, int warmup, int first, int samples,
                                     int copy);
