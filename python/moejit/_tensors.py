@@ -9,7 +9,7 @@ import sys
 from ctypes import POINTER, Structure, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from typing import Any, Optional, Sequence, Tuple
 
-from .errors import InvalidArgument, Unsupported
+from .errors import Error, InvalidArgument, Unsupported
 
 SIZES = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "i64": 8, "u16": 2}
 
@@ -134,14 +134,28 @@ def torch_device(device: Any) -> str:
 
 
 def _from_torch(name: str, tensor: Any) -> View:
+    try:
+        return _read_torch(name, tensor)
+    except Error:
+        raise
+    except RuntimeError as error:  # nested tensors, tensors of vmap
+        raise InvalidArgument(f"{name} has type {type(tensor).__name__} and does not show its memory: "
+                              f"{str(error).partition(chr(10))[0]}") from None
+
+
+def _read_torch(name: str, tensor: Any) -> View:
     torch = sys.modules.get("torch")
     if torch is not None and tensor.layout is not torch.strided:
         raise InvalidArgument(f"{name} has layout {tensor.layout}: must be a dense tensor")
     if tensor.is_neg():  # its memory holds the values with the other sign
         raise InvalidArgument(f"{name} is a negated view: must be plain memory (Tensor.resolve_neg makes a copy)")
-    dtype = str(tensor.dtype).rpartition(".")[2]
-    return View(tensor.data_ptr(), tuple(tensor.shape), tensor.is_contiguous(), _TORCH_NAMES.get(dtype, dtype),
-                torch_device(tensor.device), False, tensor)
+    dtype, shape, device = str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape), torch_device(tensor.device)
+    if hasattr(tensor, "fake_mode"):
+        raise InvalidArgument(f"{name} is a FakeTensor, which has no memory: must be a plain tensor")
+    pointer = tensor.data_ptr()
+    if not pointer and device != "meta" and 0 not in shape:  # a wrapper around others: DTensor and its like
+        raise InvalidArgument(f"{name} has type {type(tensor).__name__} and no memory of its own: must be a plain tensor")
+    return View(pointer, shape, tensor.is_contiguous(), _TORCH_NAMES.get(dtype, dtype), device, False, tensor)
 
 
 def _from_array_interface(name: str, tensor: Any) -> View:
@@ -152,8 +166,10 @@ def _from_array_interface(name: str, tensor: Any) -> View:
         # ml_dtypes has types that NumPy's protocol can only call "two opaque bytes".
         own = getattr(getattr(tensor, "dtype", None), "name", text)
         dtype = "bf16" if own == "bfloat16" else f"big-endian {own}" if text[0] == ">" else own
+    if type(tensor).__name__ == "MaskedArray":
+        raise InvalidArgument(f"{name} is a masked array: must be a plain one (its filled() is)")
     shape = tuple(interface["shape"])
-    dense = is_dense(shape, interface.get("strides"), int(text[2:]))
+    dense = is_dense(shape, interface.get("strides"), SIZES.get(dtype, 1))
     pointer, read_only = interface["data"]
     return View(pointer, shape, dense, dtype, "cpu", read_only, tensor)
 

@@ -110,7 +110,8 @@ def _by_exchange_table(kernel: "Kernel", torch: Any, describe: int) -> Callable[
     index = int(kernel.device.rpartition(":")[2]) if kernel._on_gpu else -1
     launch, workspaces, on_gpu, bias = kernel._lib.quick.moejit_caller_launch, kernel._workspaces, kernel._on_gpu, \
         kernel.config.bias
-    is_grad_enabled, empty_like = torch.is_grad_enabled, torch.empty_like
+    is_grad_enabled, is_tracing, empty_like = torch.is_grad_enabled, torch._C._is_tracing, torch.empty_like
+    forward = torch.autograd.forward_ad
     capturing, raw_stream = torch.cuda.is_current_stream_capturing, _raw_stream(torch)
 
     def caller_of(stream: int) -> Optional[int]:
@@ -125,7 +126,8 @@ def _by_exchange_table(kernel: "Kernel", torch: Any, describe: int) -> Callable[
 
     def call(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any, b13: Any, b2: Any) -> Any:
         try:
-            if x.is_neg() or w13.is_neg() or w2.is_neg() or topk_weights.is_neg() or topk_ids.is_neg():
+            if x.is_neg() or w13.is_neg() or w2.is_neg() or topk_weights.is_neg() or topk_ids.is_neg() or is_tracing() \
+                    or forward._current_level >= 0:
                 return None
             if is_grad_enabled() and (x.requires_grad or w13.requires_grad or w2.requires_grad
                                       or topk_weights.requires_grad or (out is not None and out.requires_grad)):
@@ -169,7 +171,8 @@ def _by_attributes(kernel: "Kernel", torch: Any) -> Callable[..., Any]:
     index = int(kernel.device.rpartition(":")[2]) if kernel._on_gpu else -1  # what Tensor.get_device() says
     pointer, launch, pack, size_of_args = kernel._pointer, kernel._launch, LAUNCH_ARGS.pack, LAUNCH_ARGS.size
     workspaces = kernel._workspaces
-    is_grad_enabled, empty_like = torch.is_grad_enabled, torch.empty_like
+    is_grad_enabled, is_tracing, empty_like = torch.is_grad_enabled, torch._C._is_tracing, torch.empty_like
+    forward = torch.autograd.forward_ad
     item = 4 if config.dtype == "f32" else 2
     row_bytes, w13_bytes, w2_bytes = hidden * item, w13_shape.numel() * item, w2_shape.numel() * item
     capturing, raw_stream = torch.cuda.is_current_stream_capturing, _raw_stream(torch)
@@ -179,7 +182,7 @@ def _by_attributes(kernel: "Kernel", torch: Any) -> Callable[..., Any]:
         return lambda *_: None
 
     def call(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, out: Any, b13: Any, b2: Any) -> Any:
-        if b13 is not None or b2 is not None:
+        if b13 is not None or b2 is not None or is_tracing() or forward._current_level >= 0:
             return None
         try:
             x_shape = x.shape

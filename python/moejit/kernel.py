@@ -92,7 +92,14 @@ def get_kernel(config: "Optional[ConfigLike]" = None, *, device: Any = "auto", m
     pointer = ctypes.c_void_p()
     with ConfigHandle.of(layer) as handle:
         lib.check(lib.c.moejit_get_kernel(handle.pointer, ctypes.byref(options), ctypes.byref(pointer)))
-    return Kernel(pointer.value or 0, layer)
+    kernel = Kernel(pointer.value or 0, layer)
+    kernel._made_with = {"device": name, "max_tokens": max_tokens, "tokens": tokens, "num_threads": num_threads,
+                         "cache_path": None if cache_path is None else os.fspath(cache_path)}
+    return kernel
+
+
+def _remade(config: MoeConfig, options: Dict[str, Any]) -> "Kernel":
+    return get_kernel(config, **options)
 
 
 def _buckets(max_tokens: int) -> List[int]:
@@ -137,6 +144,7 @@ class Kernel:
         self._workspaces = _Workspace()
         self._torch: Any = None
         self._forked = False
+        self._made_with: Dict[str, Any] = {}
         total = config.num_experts + config.num_shared_experts
         rows = (2 if config.gated else 1) * config.intermediate_size
         hidden, inner = config.hidden_size, config.intermediate_size
@@ -150,6 +158,10 @@ class Kernel:
         c = self.config
         return (f"<moejit.Kernel E={c.num_experts} K={c.top_k} H={c.hidden_size} I={c.intermediate_size} {c.dtype} "
                 f"{c.activation} on {self.device}>")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Copies, also those in other processes, are gotten anew, from the cache."""
+        return _remade, (self.config, self._made_with)
 
     def workspace_size(self, num_tokens: int) -> int:
         """Bytes of workspace for that many tokens; grows with the count."""
@@ -375,7 +387,15 @@ def _with_wide_id(error: Error, topk_ids: Any) -> Error:
 def refuse_grad(*tensors: Any) -> None:
     """Raises where torch would have to record a gradient, which the kernels do not compute."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.is_grad_enabled():
+    if torch is None:
+        return
+    if torch._C._is_tracing():  # it would record an empty tensor, and nothing that fills it
+        raise Unsupported("torch.jit.trace does not see the launch: call torch.ops.moejit.fused_moe, which it records")
+    forward = torch.autograd.forward_ad
+    if forward._current_level >= 0 and any(
+            isinstance(tensor, torch.Tensor) and forward.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise Unsupported("a tensor has a tangent of forward-mode differentiation, and moejit computes none")
+    if not torch.is_grad_enabled():
         return
     for tensor in tensors:
         if getattr(tensor, "requires_grad", False):

@@ -24,7 +24,7 @@ import torch
 
 from ._tensors import torch_device
 from .config import MoeConfig
-from .errors import InvalidArgument
+from .errors import InvalidArgument, Unsupported
 from .kernel import Kernel, refuse_grad
 from .ops import cached_kernel, run_in_chunks
 
@@ -71,6 +71,13 @@ def describe(x: Any, w13: Any, w2: Any, topk_ids: Any, has_bias: bool, layer: st
         raise InvalidArgument(f"layer = {layer!r}: {error}") from None
 
 
+def _refuse_tangents() -> None:
+    """Within torch.func.jvp an operator is given plain tensors, without a sign of their tangents."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        raise Unsupported("forward-mode differentiation is under way, and moejit computes no tangents: call outside of "
+                          "dual_level and torch.func.jvp")
+
+
 def _kernel(x: Any, w13: Any, w2: Any, topk_ids: Any, has_bias: bool, layer: str) -> Kernel:
     key = (layer, w2.shape, x.shape[-1], topk_ids.shape[-1], x.dtype, x.get_device(), has_bias)
     kernel = _kernels.get(key)
@@ -100,6 +107,7 @@ def _fused_moe(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, b13:
         result = quick(x, w13, w2, topk_weights, topk_ids, None, b13, b2)
         if result is not None:
             return result
+    _refuse_tangents()
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
     result = run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, **_biases(b13, b2))
     _remember(kernel, layer, w2)
@@ -111,6 +119,7 @@ def _fused_moe_out(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, 
     quick = _quick.get((layer, w2.data_ptr()))
     if quick is not None and quick(x, w13, w2, topk_weights, topk_ids, out, b13, b2) is not None:
         return
+    _refuse_tangents()
     kernel = _kernel(x, w13, w2, topk_ids, b13 is not None, layer)
     run_in_chunks(kernel, x, w13, w2, topk_weights, topk_ids, out, **_biases(b13, b2))
     _remember(kernel, layer, w2)
@@ -119,6 +128,7 @@ def _fused_moe_out(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, 
 def _check_fake(x: Any, w13: Any, w2: Any, topk_weights: Any, topk_ids: Any, *more: Any) -> None:
     # A compiled graph detaches what it is given, so that this is the last place that sees the flag.
     refuse_grad(x, w13, w2, topk_weights, *more)
+    _refuse_tangents()
     for name, tensor, dimensions in (("x", x, 2), ("w13", w13, 3), ("w2", w2, 3), ("topk_weights", topk_weights, 2),
                                      ("topk_ids", topk_ids, 2)):
         if tensor.dim() != dimensions:

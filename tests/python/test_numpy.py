@@ -255,6 +255,22 @@ def test_big_endian_arrays_are_called_so(kernel):
         kernel(x, w13, w2, weights.astype(">f4"), ids)
 
 
+def test_odd_arrays_are_named(kernel):
+    x, w13, w2, weights, ids = Problem(CONFIG, 4).arguments()
+    for odd, words in ((x.astype(object), "x has dtype object"), (np.zeros((4, 64), "M8[ns]"), "x has dtype datetime64"),
+                       (np.ma.masked_array(x, mask=True), "x is a masked array"), (np.zeros((4, 64), [("a", "u2")]), "x has dt"),
+                       (np.zeros(4 * 64 * 2 + 1, np.uint8)[1:].view(np.uint16).reshape(4, 64), "x is at 0x")):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {words}"):
+            kernel(odd, w13, w2, weights, ids)
+    frozen = [a.copy() for a in (x, w13, w2, weights, ids)]
+    for a in frozen:
+        a.flags.writeable = False
+    assert np.array_equal(kernel(*frozen), kernel(x, w13, w2, weights, ids))
+    out = np.zeros((4, 64), np.uint16)
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: out overlaps topk_ids:"):
+        kernel(x, w13, w2, weights, out.view(np.int32).reshape(-1)[:8].reshape(4, 2), out=out)
+
+
 def test_dense_strides():
     assert _tensors.is_dense((2, 3), (3, 1)) and _tensors.is_dense((2, 3), None)
     assert _tensors.is_dense((1, 3), (77, 1)) and _tensors.is_dense((0, 3), (9, 9))

@@ -187,6 +187,15 @@ def test_closed_world(cpu, caplog):
         caplog.clear()
 
 
+def test_sizes_that_no_kernel_takes(cpu, caplog):
+    """Rows of 100 bf16 are no multiple of 16 bytes: the framework's own path, and the log says why."""
+    module = experts(intermediate_size=100).bfloat16()
+    x, ids, weights = inputs()
+    got = refused(module, caplog, "intermediate_size = 100: must be a multiple of 8", x.bfloat16(), ids, weights)
+    assert torch.allclose(got, call(module, "eager", x.bfloat16(), ids, weights), atol=3e-2, rtol=3e-2)
+    assert adapter.recognise(experts(intermediate_size=100))[0] is not None  # of f32 they are one
+
+
 def test_flags_of_older_versions(caplog):
     """The first releases had other flags; stand-ins that carry exactly those attributes are refused, not guessed."""
     weight = torch.zeros(8, 96, 64)

@@ -23,6 +23,9 @@ from transformers.integrations import moe
 
 from .. import torch_ops  # noqa: F401  registers torch.ops.moejit
 from .._tensors import int32_ids
+from ..config import MoeConfig
+from ..errors import InvalidArgument
+from ..kernel import supports
 
 NAME = "moejit"
 _log = logging.getLogger("moejit")
@@ -56,7 +59,7 @@ _TENSOR_NAMES = {
     (False, False): ("up_proj", "down_proj"),
     (False, True): ("up_proj", "down_proj", "up_proj_bias", "down_proj_bias"),
 }
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _QUANTISED = ("gate_up_proj_scale_inv", "up_proj_scale_inv", "down_proj_scale_inv", "gate_up_proj_weight_global_scale",
               "gate_up_proj_blocks")
 # Attributes that recognise() reads and that are no tensors.
@@ -94,7 +97,23 @@ def recognise(module: Any) -> "Tuple[Optional[str], str]":
         fields["interleaved"] = True
     if weight.shape[0] != module.num_experts:
         return None, f"{names[0]} has {weight.shape[0]} experts, and num_experts is {module.num_experts}"
+    if not torch.compiler.is_compiling():
+        reason = _unsupported(module, fields)
+        if reason:
+            return None, reason
     return json.dumps(fields, sort_keys=True) if fields else "", ""
+
+
+def _unsupported(module: Any, fields: Dict[str, Any]) -> str:
+    """Why the library has no kernel for a layer of these sizes on this device, or nothing."""
+    down = module.down_proj
+    inner, hidden = (down.shape[1], down.shape[2]) if module.is_transposed else (down.shape[2], down.shape[1])
+    layer = MoeConfig(num_experts=down.shape[0], top_k=1, hidden_size=hidden, intermediate_size=inner,
+                      dtype=_DTYPES[down.dtype], bias=module.has_bias, **fields)
+    try:
+        return supports(layer, down.device) or ""
+    except InvalidArgument as error:
+        return error.message
 
 
 def _names(module: Any) -> Tuple[str, ...]:
@@ -226,7 +245,10 @@ def experts_forward(self: Any, hidden_states: Any, top_k_index: Any, top_k_weigh
 
 def _own_path(module: Any) -> Any:
     """The framework's default, where the module has what that reads; else the class's plain loop."""
-    if all(hasattr(module, flag) for flag in _FLAGS):
+    down = getattr(module, "down_proj", None)
+    whole = isinstance(down, torch.Tensor) and all(size * down.element_size() % 16 == 0
+                                                   for size in down.shape[1:])  # torch's grouped products want that
+    if whole and all(hasattr(module, flag) for flag in _FLAGS):
         for name in ("grouped_mm", "batched_mm"):
             if name in moe.ALL_EXPERTS_FUNCTIONS:
                 return moe.ALL_EXPERTS_FUNCTIONS[name]
