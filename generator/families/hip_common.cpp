@@ -101,12 +101,15 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
 
 KernelSource make_layer(const MoeConfig& config, const Target& target, const Schedule& schedule,
                         const char* kernels, const std::string& prefix, int threads,
-                        int64_t lds_bytes) {
+                        int64_t lds_bytes, Split split) {
   const int64_t slots = gpu::slots(config);
   std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
   workspace.push_back(
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
-  workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
+  workspace.push_back(
+      {.name = "y", .bytes_per_token = slots * split.down * config.hidden_size * 4});
+  const int64_t sums = split.gate_up > 1 ? split.gate_up * config.w13_rows() * 4 : 0;
+  workspace.push_back({.name = "sums", .bytes_per_token = slots * sums});
   KernelSource source = make_source(config, target, schedule, workspace, kernels);
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
@@ -116,6 +119,16 @@ KernelSource make_layer(const MoeConfig& config, const Target& target, const Sch
   source.entries.push_back(gpu::plan_entry(target));
   entry.name = prefix + "_gate_up";
   source.entries.push_back(entry);
+  if (split.gate_up > 1) {
+    Entry sums;
+    sums.name = prefix + "_sums";
+    sums.grid = {.fixed = 0,
+                 .per_token_num = slots * config.intermediate_size / 4,
+                 .per_token_den = 256,
+                 .per_unit_cap = 8};
+    sums.threads = 256;
+    source.entries.push_back(sums);
+  }
   entry.name = prefix + "_down";
   source.entries.push_back(entry);
   source.entries.push_back(gpu::combine_entry(config));

@@ -37,9 +37,15 @@ std::optional<std::string> why_not_lds(const Schedule& schedule, const Target& t
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels);
 
+// Into how many ranges blocks of their own cut the reductions. More than one of gate and up add the
+// entry `<prefix>_sums` behind it.
+struct Split {
+  int gate_up = 1;
+  int down = 1;
+};
 // Route, plan, `gate_up`, `down`, combine: what every family launches.
 KernelSource make_layer(const MoeConfig& config, const Target& target, const Schedule& schedule,
                         const char* kernels, const std::string& prefix, int threads,
-                        int64_t lds_bytes);
+                        int64_t lds_bytes, Split split = {});
 
 }  // namespace moejit::internal::hip

@@ -53,6 +53,10 @@ class HipTile : public Family {
         {"buffers", {2, 1}, "stages in LDS, 128 bytes of every row each"},
         {"raster", {8}, "row tiles of an expert that share weights at a time"},
         {"blocks", {2, 1, 3, 4}, "resident blocks of a unit"},
+        {"split", {1, 2, 4}, "ranges of the reduction of the second product, for few tiles"},
+        {"split_gate",
+         {1, 2, 4},
+         "ranges of the reduction of the first product, whose sums take a launch more"},
     };
   }
 
@@ -77,6 +81,15 @@ class HipTile : public Family {
       return gpu::refuse(schedule, "waves_m",
                          "tile_n must be a multiple of " + std::to_string(step) + " for the " +
                              std::to_string(waves_n) + " waves along it");
+    }
+    for (const auto& [name, length] : {std::pair{"split", config.intermediate_size},
+                                       std::pair{"split_gate", config.hidden_size}}) {
+      const int64_t stages = ceil_div(int64_t{length} * size_of(config.dtype), 128);
+      if (schedule.at(name) > 1 && stages < 2 * schedule.at(name)) {
+        return gpu::refuse(schedule, name,
+                           "the " + std::to_string(stages) +
+                               " stages of 128 bytes of the reduction give each less than two");
+      }
     }
     if (auto reason = hip::why_not_lds(schedule, target, "buffers", lds_bytes(schedule)))
       return reason;
@@ -106,7 +119,7 @@ class HipTile : public Family {
                                        : least32,
                            middle32, low32, least32, narrow32};
     const auto& order = waves(target) == 4 ? wide : small;
-    Schedule schedule{.family = name(), .params = {{"raster", 8}}};
+    Schedule schedule{.family = name(), .params = {{"raster", 8}, {"split", 1}, {"split_gate", 1}}};
     for (const Shape& shape : order) {
       schedule.params["tile_m"] = shape.tile_m;
       schedule.params["tile_n"] = shape.tile_n;
@@ -160,19 +173,31 @@ class HipTile : public Family {
     gate_up.bytes += tokens * h * element + pairs * i * element;
     down.bytes += pairs * i * element + pairs * h * 4;
     const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
-    gate_up.parallel = gpu::wave_share(tiles * n13, units);
-    down.parallel = gpu::wave_share(tiles * n2, units);
+    const double split = schedule.at("split"), split_gate = schedule.at("split_gate");
+    gate_up.parallel = gpu::wave_share(tiles * n13 * split_gate, units);
+    down.parallel = gpu::wave_share(tiles * n2 * split, units);
     // One stage of weights is on its way to each block.
     const double in_flight = 128.0 * static_cast<double>(tile_n) * schedule.at("blocks");
-    gate_up.streaming = gpu::streaming_share(tiles * n13, in_flight, target);
-    down.streaming = gpu::streaming_share(tiles * n2, in_flight, target);
-    return {gpu::plan_work(config, tokens), gate_up, down, gpu::combine_work(config, tokens)};
+    gate_up.streaming = gpu::streaming_share(tiles * n13 * split_gate, in_flight, target);
+    down.streaming = gpu::streaming_share(tiles * n2 * split, in_flight, target);
+    down.bytes += pairs * h * 4 * (split - 1);
+    std::vector<PhaseWork> phases = {gpu::plan_work(config, tokens), gate_up};
+    if (split_gate > 1) {
+      const double sums = pairs * static_cast<double>(config.w13_rows()) * 4 * split_gate;
+      phases[1].bytes += sums;
+      phases.push_back({.name = "sums", .bytes = pairs * i * element + sums, .launches = 1});
+    }
+    phases.push_back(down);
+    phases.push_back(gpu::combine_work(config, tokens, 4 * split));
+    return phases;
   }
 
   KernelSource emit(const MoeConfig& config, const Target& target,
                     const Schedule& schedule) const override {
-    return hip::make_layer(config, target, schedule, "kernels/tile_mfma.h", "moe_mfma", 256,
-                           lds_bytes(schedule));
+    const hip::Split split = {schedule.at("split_gate"), schedule.at("split")};
+    return hip::make_layer(config, target, schedule,
+                           split.gate_up > 1 ? "kernels/tile_mfma_sums.h" : "kernels/tile_mfma.h",
+                           "moe_mfma", 256, lds_bytes(schedule), split);
   }
 };
 

@@ -176,15 +176,17 @@ struct YRow {
   u8* line;
   f32 weight;
 };
-MOEJIT_DEVICE YRow y_row(const MoeArgs& a, i64 row) {
+template <int kParts = 1>  // of the reduction, each with a row of its own
+MOEJIT_DEVICE YRow y_row(const MoeArgs& a, i64 row, int part = 0) {
   const i64 slot = ldg_i32(plan_rows(a) + row);
-  return {region(a, kRegion_y) + slot * kHiddenSize * 4,
+  return {region(a, kRegion_y) + (slot * kParts + part) * (kHiddenSize * 4),
           kWeightOnInput ? 1.0f : slot_weight(a, slot)};
 }
-// Columns c to c + 3 of y; c is a multiple of 4.
-MOEJIT_DEVICE void finish_y(const MoeArgs& a, int expert, const YRow& y, int c, f32x4 v) {
+// Columns c to c + 3 of y; c is a multiple of 4. One part of a split reduction has the bias.
+MOEJIT_DEVICE void finish_y(const MoeArgs& a, int expert, const YRow& y, int c, f32x4 v,
+                            int part = 0) {
   if (c >= kHiddenSize) return;
-  if constexpr (kBias) {
+  if (kBias && part == 0) {
     const i64 first = static_cast<i64>(expert) * kHiddenSize + c;
     v.x += load_element(a.b2, first);
     v.y += load_element(a.b2, first + 1);

@@ -4,7 +4,7 @@
 // in LDS; with two buffers a stage costs one barrier.
 #pragma once
 
-#include "kernels/combine.h"
+#include "kernels/combine_parts.h"
 #include "kernels/mfma.h"
 #include "kernels/route.h"
 
@@ -32,6 +32,10 @@ constexpr int kHalf = kBn / 2;
 constexpr int kHColumns = kGated ? kHalf : kBn;
 constexpr int kGateTiles = ceil_div(kIntermediateSize, kHColumns);
 constexpr int kDownTiles = ceil_div(kHiddenSize, kBn);
+// Blocks of their own take ranges of a reduction, where there are few tiles. Their sums are added
+// in the order of the ranges: of down by combine, of gate and up by tile_mfma_sums.h.
+constexpr int kPartsGate = kSched_split_gate;
+constexpr int kPartsDown = kSched_split;
 
 // Row (column, where transposed) of the weights for row c of column tile n; past the end, any row:
 // what it gives is not stored.
@@ -51,6 +55,13 @@ MOEJIT_DEVICE int weight_row(int n, int c) {
 // one piece of many rows meet no bank conflict.
 MOEJIT_DEVICE u32 stage_offset(u32 row, u32 piece) {
   return row * 128 + ((piece ^ (row & 7u)) << 4);
+}
+
+template <bool kGateUp>
+MOEJIT_DEVICE bool is_weight_row(int n, int c) {
+  if constexpr (kGateUp && kPaired)
+    return n * kHalf + (c < kHalf ? c : c - kHalf) < kIntermediateSize;
+  return n * kBn + c < (kGateUp ? kW13Rows : kHiddenSize);
 }
 
 template <bool kGateUp>
@@ -245,7 +256,7 @@ MOEJIT_DEVICE void multiply(u32 stage, int wave_m, int wave_n, Acc (&acc)[kTiles
 }
 
 template <bool kGateUp>
-MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, int wave_m, int wave_n,
+MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, int part, int wave_m, int wave_n,
                                const Acc (&acc)[kTilesW][kTilesX]) {
   const int lane = static_cast<int>(wave_lane()) % kMf;
   const int group = static_cast<int>(wave_lane()) / kMf;
@@ -254,7 +265,21 @@ MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, int wave_m, i
     const int r = wave_m * kWaveM + m * kMf + lane;
     if (r >= tile.rows) continue;
     const i64 row = tile.first_row + r;
-    if constexpr (kGateUp) {
+    if constexpr (kGateUp && kPartsGate > 1) {
+      // In the order of the weights' rows, as they are.
+      u8* line = region(a, kRegion_sums) + (row * kPartsGate + part) * (kW13Rows * 4);
+      MOEJIT_UNROLL
+      for (int w = 0; w < kTilesW; ++w) {
+        MOEJIT_UNROLL
+        for (int q = 0; q < kQuads; ++q) {
+          const int c = first_weight_row<true>(wave_n, w) + q * 4 * kGroups + group * 4;
+          if (!is_weight_row<true>(tile.n, c)) continue;
+          const Acc& d = acc[w][m];
+          stg_f32x4(line + weight_row<true>(tile.n, c) * 4,
+                    {d[q * 4], d[q * 4 + 1], d[q * 4 + 2], d[q * 4 + 3]});
+        }
+      }
+    } else if constexpr (kGateUp) {
       const HRow h = h_row(a, row);
       MOEJIT_UNROLL
       for (int w = 0; w < (kPaired ? kTilesW / 2 : kTilesW); ++w) {
@@ -287,7 +312,7 @@ MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, int wave_m, i
         }
       }
     } else {
-      const YRow y = y_row(a, row);
+      const YRow y = y_row<kPartsDown>(a, row, part);
       MOEJIT_UNROLL
       for (int w = 0; w < kTilesW; ++w) {
         MOEJIT_UNROLL
@@ -295,7 +320,8 @@ MOEJIT_DEVICE void finish_tile(const MoeArgs& a, const Tile& tile, int wave_m, i
           const int c =
               tile.n * kBn + first_weight_row<false>(wave_n, w) + q * 4 * kGroups + group * 4;
           const Acc& d = acc[w][m];
-          finish_y(a, tile.expert, y, c, {d[q * 4], d[q * 4 + 1], d[q * 4 + 2], d[q * 4 + 3]});
+          finish_y(a, tile.expert, y, c, {d[q * 4], d[q * 4 + 1], d[q * 4 + 2], d[q * 4 + 3]},
+                   part);
         }
       }
     }
@@ -310,9 +336,12 @@ MOEJIT_DEVICE void tile_mfma(const MoeArgs& a) {
   const u32 base = shared_base();
   const int wave_m = static_cast<int>(wave_id()) % kWavesM;
   const int wave_n = static_cast<int>(wave_id()) / kWavesM;
-  const int items = ldg_i32(plan_counts(a)) * kTiles;
+  constexpr int kParts = kGateUp ? kPartsGate : kPartsDown;
+  const int items = ldg_i32(plan_counts(a)) * kTiles * kParts;
   for (int item = die_order(); item < items; item += static_cast<int>(block_count())) {
-    const Tile tile = locate_tile(a, item, kTiles);
+    const Tile tile = locate_tile(a, item / kParts, kTiles);
+    const int part = item % kParts;
+    const int first = kStages * part / kParts, end = kStages * (part + 1) / kParts;
     Acc acc[kTilesW][kTilesX];
     MOEJIT_UNROLL
     for (int w = 0; w < kTilesW; ++w) {
@@ -321,23 +350,23 @@ MOEJIT_DEVICE void tile_mfma(const MoeArgs& a) {
     }
     TileFiller<kGateUp> filler;
     filler.enter(a, tile);
-    filler.load(0);
+    filler.load(first);
     block_sync();  // the tile before is done with LDS
     filler.store(base);
     MOEJIT_NO_UNROLL
-    for (int k = 0; k < kStages; ++k) {
-      const u32 stage = base + (kBuffers == 2 ? k % 2 * kStageBytes : 0);
+    for (int k = first; k < end; ++k) {
+      const u32 stage = base + (kBuffers == 2 ? (k - first) % 2 * kStageBytes : 0);
       block_sync();
-      if (k + 1 < kStages) filler.load(k + 1);
+      if (k + 1 < end) filler.load(k + 1);
       multiply<kGateUp>(stage, wave_m, wave_n, acc);
-      if (k + 1 < kStages) {
+      if (k + 1 < end) {
         if constexpr (kBuffers == 1) {
           block_sync();
         }
-        filler.store(base + (kBuffers == 2 ? (k + 1) % 2 * kStageBytes : 0));
+        filler.store(base + (kBuffers == 2 ? (k + 1 - first) % 2 * kStageBytes : 0));
       }
     }
-    finish_tile<kGateUp>(a, tile, wave_m, wave_n, acc);
+    finish_tile<kGateUp>(a, tile, part, wave_m, wave_n, acc);
   }
 }
 
@@ -351,4 +380,8 @@ MOEJIT_KERNEL(moe_mfma_gate_up, moe::kTileThreads, moejit_cfg::kSched_blocks)
 MOEJIT_KERNEL(moe_mfma_down, moe::kTileThreads, moejit_cfg::kSched_blocks)
 (moejit_abi::MoeArgs a) {
   moe::tile_mfma<false>(a);
+}
+
+MOEJIT_KERNEL(moe_combine, moe::kCombineThreads, 1)(moejit_abi::MoeArgs a) {
+  moe::combine<moe::kPartsDown, false>(a);
 }

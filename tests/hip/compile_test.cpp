@@ -134,6 +134,37 @@ TEST_P(HipCompile, InnerLoopsUseTheMatrixCores) {
   }
 }
 
+// Blocks that share a reduction: the entry that adds their sums is there, and the loop stays.
+TEST_P(HipCompile, SplitReductionsCompileWithoutSpills) {
+  const auto device = hip_backend()->open(GetParam());
+  ASSERT_TRUE(device.ok());
+  const Target& target = (*device)->info().target;
+  const Family* tile = find_family("hip_tile");
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    const MoeConfig config{.num_experts = 8,
+                           .top_k = 2,
+                           .hidden_size = 4096,
+                           .intermediate_size = 1800,
+                           .dtype = dtype,
+                           .bias = true,
+                           .router = {}};
+    for (const int64_t tokens : {16, 512}) {
+      Schedule schedule = tile->default_schedule(config, target, tokens);
+      schedule.params["split"] = 4;
+      schedule.params["split_gate"] = 2;
+      ASSERT_FALSE(tile->why_not(config, target, schedule)) << schedule.to_json();
+      const auto binary = (*device)->compile(tile->emit(config, target, schedule));
+      ASSERT_TRUE(binary.ok()) << binary.status().to_string() << "\n" << binary.status().log();
+      EXPECT_EQ(binary->spill_bytes, 0) << schedule.to_json();
+      const auto object = hip::read_code_object(binary->bytes);
+      ASSERT_TRUE(object.ok());
+      int sums = 0;
+      for (const hip::KernelFacts& kernel : object->kernels) sums += kernel.name == "moe_mfma_sums";
+      EXPECT_EQ(sums, 1);
+    }
+  }
+}
+
 // WMMA in 16 bits; in f32 FMAs whose one operand comes from another lane.
 TEST(HipCompileGfx11, InnerLoopsUseTheMatrixCores) {
   if (!CompilerModule::get().ok()) GTEST_SKIP() << "no compiler module";
