@@ -1,6 +1,7 @@
 // Which backends this build has, and device names.
 #include "backends/backend.h"
 #include "backends/cpu/cpu_backend.h"
+#include "base/nearest.h"
 #include "base/settings.h"
 
 namespace moejit::internal {
@@ -63,7 +64,7 @@ Result<const Device*> open_device(const std::string& name, int num_threads) {
     return backend == cpu_backend() ? open_cpu_device(spec, num_threads) : backend->open(spec);
   }
   return Status(StatusCode::kNotFound,
-                "device = \"" + name + "\": no such device; there are auto, " + existing_devices());
+                "device = " + in_quotes(name) + ": no such device; there are auto, " + existing_devices());
 }
 
 }  // namespace moejit::internal

@@ -1,6 +1,7 @@
 // The launch path: check, pick the bucket, hand over. Nothing here compiles, allocates, locks or
 // synchronises (strict mode apart).
 #include <algorithm>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -72,6 +73,46 @@ Status check_workspace(const MoeConfig& config, const LaunchPlan& plan, int64_t 
                             std::to_string(need) + " for " + std::to_string(tokens) +
                             " tokens (Kernel::workspace_size)");
   }
+  return {};
+}
+
+struct Memory {
+  const char* field;
+  const void* start;
+  int64_t bytes;
+};
+
+bool overlap(const Memory& a, const Memory& b) {
+  const auto first = reinterpret_cast<uintptr_t>(a.start);
+  const auto second = reinterpret_cast<uintptr_t>(b.start);
+  return first < second ? second - first < static_cast<uintptr_t>(a.bytes)
+                        : first - second < static_cast<uintptr_t>(b.bytes);
+}
+
+// What a launch writes may lie over nothing that it reads. `also` is what its kind has besides.
+template <typename Args>
+Status check_overlaps(const MoeConfig& config, const Args& args, int64_t workspace_bytes,
+                      std::initializer_list<Memory> also) {
+  const int64_t element = size_of(config.dtype), experts = config.total_experts();
+  const int64_t row = config.hidden_size * element;
+  const Memory out{"out", args.out, args.num_tokens * row};
+  const Memory workspace{"workspace", args.workspace, workspace_bytes};
+  const auto check = [&](const Memory& read) -> Status {
+    for (const Memory* written : {&out, &workspace}) {
+      if (read.start == nullptr || !overlap(*written, read)) continue;
+      return invalid_argument(std::string(written->field) + " = " + hex_address(written->start) +
+                              ": must not overlap " + read.field + ", " +
+                              std::to_string(read.bytes) + " bytes at " + hex_address(read.start));
+    }
+    return {};
+  };
+  MOEJIT_RETURN_IF_ERROR(check({"x", args.x, args.num_tokens * row}));
+  MOEJIT_RETURN_IF_ERROR(check({"w13", args.w13, experts * config.w13_rows() * row}));
+  MOEJIT_RETURN_IF_ERROR(check({"w2", args.w2, experts * config.intermediate_size * row}));
+  MOEJIT_RETURN_IF_ERROR(check({"b13", args.b13, experts * config.w13_rows() * element}));
+  MOEJIT_RETURN_IF_ERROR(check({"b2", args.b2, experts * row}));
+  for (const Memory& read : also) MOEJIT_RETURN_IF_ERROR(check(read));
+  if (overlap(out, workspace)) return invalid_argument("out: must not overlap workspace");
   return {};
 }
 
@@ -162,6 +203,10 @@ Status Kernel::launch(const LaunchArgs& args, void* stream) const {
   const LaunchPlan& plan = state_->plan_for(args.num_tokens);
   MOEJIT_RETURN_IF_ERROR(
       check_workspace(state_->config, plan, args.num_tokens, args.workspace_size));
+  const int64_t slots = args.num_tokens * state_->config.top_k * 4;
+  MOEJIT_RETURN_IF_ERROR(check_overlaps(
+      state_->config, args, plan_workspace(state_->config, plan, args.num_tokens),
+      {{"topk_ids", args.topk_ids, slots}, {"topk_weights", args.topk_weights, slots}}));
   moejit_abi::MoeArgs abi{};
   abi.x = args.x;
   abi.w13 = args.w13;
@@ -201,6 +246,13 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   }
   const LaunchPlan& plan = state_->plan_for(args.num_tokens);
   MOEJIT_RETURN_IF_ERROR(check_workspace(config, plan, args.num_tokens, args.workspace_size));
+  const int64_t slots = args.num_tokens * config.top_k * 4;
+  MOEJIT_RETURN_IF_ERROR(check_overlaps(
+      config, args, plan_workspace(config, plan, args.num_tokens),
+      {{"router_logits", args.router_logits, args.num_tokens * config.num_experts * logit_size},
+       {"correction_bias", args.correction_bias, int64_t{config.num_experts} * 4},
+       {"topk_ids", args.topk_ids, slots},
+       {"topk_weights", args.topk_weights, slots}}));
   internal::note_launch(*state_->device, stream);
   char* routed = static_cast<char*>(args.workspace) +
                  internal::workspace_offset(plan.regions, plan.regions.size(), args.num_tokens);

@@ -58,7 +58,7 @@ struct Options {
 
 // Pointers are device pointers of the kernel's device (host pointers for "cpu" and "sim:*").
 // All tensors dense and row-major; shapes as in MoeConfig. Nothing is retained after the launch
-// completes. Inputs must not overlap out or workspace.
+// completes. Out and workspace may overlap nothing else: a launch that says so is refused.
 struct LaunchArgs {
   int64_t num_tokens = 0;
   const void* x = nullptr;  // [T,H] dtype, 16-byte aligned, as are w13, w2, b13, b2, out

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <memory>
 #include <set>
 #include <thread>
 
@@ -178,6 +180,66 @@ TEST_F(GetKernelOnCpu, WorkspaceGrowsWithTokensAndNeverShrinks) {
     last = kernel->workspace_size(t);
   }
   EXPECT_GE(kernel->workspace_size(0), 256u);
+}
+
+TEST_F(GetKernelOnCpu, WhatALaunchWritesMayLieOverNothingElse) {
+  const auto kernel = moejit::get_kernel(layer(), cpu(directory_));
+  ASSERT_TRUE(kernel.ok());
+  constexpr int64_t kTokens = 4;
+  // One block of memory: x, w13, w2, weights, out, workspace, ids; each on 256 bytes.
+  const size_t workspace_size = kernel->workspace_size(kTokens);
+  const size_t sizes[] = {4 * 256, 8 * 128 * 256, 8 * 128 * 128, 256, 4 * 256, workspace_size, 256};
+  size_t total = 0;
+  for (const size_t size : sizes) total += (size + 255) / 256 * 256;
+  const std::unique_ptr<char, decltype(&std::free)> memory(
+      static_cast<char*>(std::aligned_alloc(256, total)), std::free);
+  std::memset(memory.get(), 0, total);
+  char* places[7];
+  char* at = memory.get();
+  for (int i = 0; i < 7; ++i) {
+    places[i] = at;
+    at += (sizes[i] + 255) / 256 * 256;
+  }
+  const moejit::LaunchArgs good{.num_tokens = kTokens,
+                                .x = places[0],
+                                .w13 = places[1],
+                                .w2 = places[2],
+                                .topk_ids = reinterpret_cast<int32_t*>(places[6]),
+                                .topk_weights = reinterpret_cast<float*>(places[3]),
+                                .out = places[4],
+                                .workspace = places[5],
+                                .workspace_size = workspace_size};
+  EXPECT_TRUE(kernel->launch(good).ok()) << kernel->launch(good).to_string();  // side by side
+  const auto refused = [&](const char* names, void* out, void* workspace) {
+    moejit::LaunchArgs args = good;
+    args.out = out;
+    args.workspace = workspace;
+    const auto status = kernel->launch(args);
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << names;
+    EXPECT_NE(status.message().find(names), std::string::npos) << status.message();
+  };
+  refused("must not overlap x", places[0], places[5]);
+  refused("must not overlap w13", places[2] - 256, places[5]);
+  refused("must not overlap w2", places[2], places[5]);
+  refused("must not overlap topk_weights", places[3], places[5]);
+  refused("must not overlap topk_ids", places[6], places[5]);
+  refused("workspace = ", places[4], places[1]);
+  refused("out: must not overlap workspace", places[5], places[5]);
+
+  const std::vector<float> logits(kTokens * 8, 0.0f);
+  moejit::RoutedLaunchArgs routed{.num_tokens = kTokens,
+                                  .x = places[0],
+                                  .w13 = places[1],
+                                  .w2 = places[2],
+                                  .router_logits = logits.data(),
+                                  .logits_dtype = moejit::DType::kF32,
+                                  .out = places[4],
+                                  .workspace = places[5],
+                                  .workspace_size = workspace_size};
+  EXPECT_TRUE(kernel->launch_routed(routed).ok());
+  routed.router_logits = places[4];
+  EXPECT_NE(kernel->launch_routed(routed).message().find("must not overlap router_logits"),
+            std::string::npos);
 }
 
 TEST_F(GetKernelOnCpu, OptionsOutsideTheirRangeAreNamed) {
