@@ -12,7 +12,8 @@ constexpr int kPlanBatch = 8;  // ids that a thread has under way at a time
 constexpr int kPlanTile = kSched_tile_m;
 
 // Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
-// rows: slot of each row. tiles: {expert, first tile of the expert, its tiles, 0}.
+// rows: slot of each row. tiles: {expert and padding, first tile of the expert, its tiles, its
+// first row}, so that one load says all of a tile.
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
   return reinterpret_cast<const i32*>(region(a, kRegion_counts));
 }
@@ -21,6 +22,13 @@ MOEJIT_DEVICE const i32* plan_rows(const MoeArgs& a) {
 }
 MOEJIT_DEVICE const u32x4* plan_tiles(const MoeArgs& a) {
   return reinterpret_cast<const u32x4*>(region(a, kRegion_tiles));
+}
+
+MOEJIT_DEVICE int entry_expert(const u32x4& entry) {
+  return static_cast<int>(entry.x & 0xffffu);
+}
+MOEJIT_DEVICE int entry_rows(const u32x4& entry) {  // of the expert
+  return static_cast<int>(entry.z * kPlanTile - (entry.x >> 16));
 }
 
 // visit(i, id) for every routed id of this process that falls to this block, i counting through
@@ -105,8 +113,9 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
       stg_i32(counts, static_cast<i32>(tile_end));
       stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
     }
+    const u32 entry = static_cast<u32>(thread) | (my_tiles * kPlanTile - mine) << 16;
     for (u32 t = 0; t < my_tiles; ++t) {
-      stg_u32x4(tiles + first_tile + t, {static_cast<u32>(thread), first_tile, my_tiles, 0});
+      stg_u32x4(tiles + first_tile + t, {entry, first_tile, my_tiles, first_row});
     }
   }
   block_sync();

@@ -70,10 +70,10 @@ struct Stream {
     if (index != tile_index) {
       tile_index = index;
       const u32x4 t = ldk_u32x4(plan_tiles(a) + index);
-      const i32* counts = plan_counts(a) + 1;
-      tile.expert = static_cast<int>(t.x);
-      tile.first_row = ldk_i32(counts + t.x) + (index - static_cast<int>(t.y)) * kPlanTile;
-      tile.rows = min_of(kPlanTile, ldk_i32(counts + t.x + 1) - tile.first_row);
+      const int before = (index - static_cast<int>(t.y)) * kPlanTile;
+      tile.expert = entry_expert(t);
+      tile.first_row = static_cast<int>(t.w) + before;
+      tile.rows = min_of(kPlanTile, entry_rows(t) - before);
       tile.single = t.z == 1;
       MOEJIT_UNROLL
       for (int m = 0; m < kTokens16; ++m) {

@@ -7,9 +7,12 @@
 
 namespace moe {
 
-// One tile's product over `count` blocks. `warpgroup` 0.. takes rows 64 * warpgroup.
+// One tile's product over `count` blocks. `warpgroup` 0.. takes rows 64 * warpgroup. meanwhile() is
+// called once, with products under way.
+template <typename Meanwhile>
 MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ring& ring,
-                                 f32 (&acc)[kBn / 2]) {
+                                 f32 (&acc)[kBn / 2], Meanwhile meanwhile) {
+  const int at = min_of(2, count - 1);
   u32 previous = 0;
   wgmma_hold(acc);
   MOEJIT_NO_UNROLL
@@ -30,6 +33,7 @@ MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ri
       }
     }
     wgmma_commit();
+    if (k == at) meanwhile();
     wgmma_wait<1>();
     if (k > 0) release(s.empty + previous * 8);
     previous = ring.stage;
@@ -48,13 +52,17 @@ MOEJIT_DEVICE void consume_straight(const MoeArgs& a, const Shared90& s, u32 war
     return;
   }
   f32 acc[kBn / 2];
-  multiply_tile(s, warpgroup, count, ring, acc);
   const int warp = static_cast<int>(warp_id()) - 4;
+  DownRows rows;  // looked up while the tensor cores work
+  if constexpr (!kGateUp) rows.find(a, tile, warp * 16);
+  multiply_tile(s, warpgroup, count, ring, acc, [&] {
+    if constexpr (!kGateUp) rows.weigh(a);
+  });
   const u32 staged = s.staged + warp * kStagedBytes;
   if constexpr (kGateUp) {
     finish_gate_up(a, tile, warp * 16, staged, acc);
   } else {
-    finish_down(a, tile, warp * 16, staged, acc);
+    finish_down(a, tile, rows, warp * 16, staged, acc);
   }
 }
 

@@ -79,27 +79,44 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile90& tile, int firs
   }
 }
 
-MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, int first, u32 staged,
-                               const f32 (&acc)[kBn / 2]) {
-  const u32 lane = lane_id();
-  f32 weight[2] = {1.0f, 1.0f};  // of the rows that this lane holds
-  if constexpr (!kWeightOnInput) {
+// What the rows of a lane need for y: slots of the four that it stores, -1 where there is none, and
+// routing weights of the two whose sums it holds.
+struct DownRows {
+  i32 slot[4], held[2];
+  f32 weight[2];
+  MOEJIT_DEVICE void find(const MoeArgs& a, const Tile90& tile, int first) {
+    const int lane = static_cast<int>(lane_id());
     MOEJIT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int r = first + half * 8 + static_cast<int>(lane >> 2);
-      if (r < tile.rows) weight[half] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
+    for (int i = 0; i < 6; ++i) {
+      const int r = first + (i < 4 ? i * 4 + (lane >> 3) : (i - 4) * 8 + (lane >> 2));
+      const i32 found = r < tile.rows ? ldg_i32(plan_rows(a) + tile.first_row + r) : -1;
+      if (i < 4) {
+        slot[i] = found;
+      } else {
+        held[i - 4] = found;
+      }
     }
   }
+  MOEJIT_DEVICE void weigh(const MoeArgs& a) {
+    MOEJIT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      weight[half] = !kWeightOnInput && held[half] >= 0 ? slot_weight(a, held[half]) : 1.0f;
+    }
+  }
+};
+
+MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownRows& rows,
+                               int first, u32 staged, const f32 (&acc)[kBn / 2]) {
+  const u32 lane = lane_id();
   // y of a slot holds kParts parts, one of each range of the reduction.
   constexpr i64 kRowBytes = static_cast<i64>(kHiddenSize) * (kPartial16 ? 2 : 4);
   u8* line[4];  // of the rows that this lane stores
   MOEJIT_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const int r = first + i * 4 + static_cast<int>(lane >> 3);
     line[i] = nullptr;
-    if (r < tile.rows) {
-      const i64 slot = ldg_i32(plan_rows(a) + tile.first_row + r);
-      line[i] = region(a, kRegion_y) + (slot * kParts + tile.part) * kRowBytes;
+    if (rows.slot[i] >= 0) {
+      line[i] =
+          region(a, kRegion_y) + (static_cast<i64>(rows.slot[i]) * kParts + tile.part) * kRowBytes;
     }
   }
   constexpr int kSlice = kPartial16 ? 64 : 32;  // columns of 128 bytes
@@ -122,11 +139,11 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, int first, 
         }
         if constexpr (kPartial16) {
           sts_u32(staged + r * 128 + ((static_cast<u32>(f) ^ (r & 7u)) << 4) + (lane & 3u) * 4,
-                  pack2(v.x * weight[half], v.y * weight[half]));
+                  pack2(v.x * rows.weight[half], v.y * rows.weight[half]));
         } else {
           const u32 piece = f * 2 + ((lane & 3u) >> 1);
           sts_f32x2(staged + r * 128 + ((piece ^ (r & 7u)) << 4) + (lane & 1u) * 8,
-                    {v.x * weight[half], v.y * weight[half]});
+                    {v.x * rows.weight[half], v.y * rows.weight[half]});
         }
       }
     }

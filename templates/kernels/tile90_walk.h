@@ -62,14 +62,31 @@ struct Items {
   }
 };
 
+// The item that a unit takes next, and its entry of the plan. Asked for a tile ahead: the load
+// takes as long as a step of the product.
+struct NextItem {
+  u32x4 entry;
+  int item;  // -1: none is left
+};
+template <bool kGateUp>
+MOEJIT_DEVICE NextItem next_item(const MoeArgs& a, Items& items) {
+  NextItem next = {{0u, 0u, 0u, 0u}, -1};
+  while (items.base < items.total && items.done()) items.next();
+  if (items.base >= items.total) return next;
+  next.item = items.item();
+  next.entry = ldg_u32x4(plan_tiles(a) + next.item / Cut<kGateUp>::kPerTile);
+  items.next();
+  return next;
+}
+
 // This block's tile of an item; no rows where the item has no column tile for it.
 template <bool kGateUp>
-MOEJIT_DEVICE Tile90 locate90(const MoeArgs& a, int item) {
+MOEJIT_DEVICE Tile90 locate90(const NextItem& next) {
   using C = Cut<kGateUp>;
   constexpr int kRaster = kSched_raster / kCluster;
-  const u32x4 t = ldg_u32x4(plan_tiles(a) + item / C::kPerTile);
+  const u32x4& t = next.entry;
   const int tiles = static_cast<int>(t.z);
-  const int local = item - static_cast<int>(t.y) * C::kPerTile;
+  const int local = next.item - static_cast<int>(t.y) * C::kPerTile;
   const int rank = static_cast<int>(block_id()) % kCluster;
   const int sets = tiles / kCluster;
   Tile90 tile;
@@ -86,11 +103,10 @@ MOEJIT_DEVICE Tile90 locate90(const MoeArgs& a, int item) {
     m = (group * kRaster + (in_group - column * size)) * kCluster + rank;
     tile.paired = kCluster > 1;
   }
-  tile.expert = static_cast<int>(t.x);
+  tile.expert = entry_expert(t);
   tile.part = C::kRanges == 1 ? 0 : column / C::kColumns;
   tile.n = column - tile.part * C::kColumns;
-  const i32* counts = plan_counts(a) + 1 + t.x;
-  const int first = ldg_i32(counts), rows = ldg_i32(counts + 1) - first;
+  const int first = static_cast<int>(t.w), rows = entry_rows(t);
   if constexpr (kSwapped<kGateUp>) {  // tiles of an expert alike, but for eight rows
     const int eights = ceil_div(rows, 8);
     const int begin = eights * m / tiles * 8;

@@ -26,10 +26,8 @@ MOEJIT_DEVICE Tile locate_tile(const MoeArgs& a, int item, int n_tiles) {
   const int size = min_of(kRaster, tiles - group * kRaster);
   const int n = in_group / size;
   const int m = group * kRaster + (in_group - n * size);
-  const i32* counts = plan_counts(a) + 1;
-  const int first = ldg_i32(counts + t.x) + m * kPlanTile;
-  const int end = ldg_i32(counts + t.x + 1);
-  return {static_cast<int>(t.x), n, first, min_of(kPlanTile, end - first), tiles == 1};
+  const int rows = min_of(kPlanTile, entry_rows(t) - m * kPlanTile);
+  return {entry_expert(t), n, static_cast<int>(t.w) + m * kPlanTile, rows, tiles == 1};
 }
 
 }  // namespace moe

@@ -182,7 +182,7 @@ INSTANTIATE_TEST_SUITE_P(Arch, SimBasic, ::testing::Values("sm_80", "sm_90a"));
 TEST(SimDevice, ListsOpensAndRefuses) {
   std::string why;
   const auto devices = sim_backend()->devices(&why);
-  ASSERT_EQ(devices.size(), 4u) << why;
+  ASSERT_EQ(devices.size(), 5u) << why;
   EXPECT_EQ(devices[1].name, "sim:sm_90a");
   EXPECT_EQ(devices[3].name, "sim:gfx942");
   EXPECT_EQ(sim_backend()->open("sm_75").status().code(), StatusCode::kNotFound);
