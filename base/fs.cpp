@@ -95,6 +95,12 @@ Result<std::string> read_file(const std::string& path, int64_t max_bytes) {
 }
 
 Status write_file(const std::string& path, std::string_view bytes, mode_t mode) {
+  // A device, a pipe or a socket is written to; replacing it would destroy it.
+  struct stat existing;
+  if (::stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
+    const Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    return fd ? write_all(fd.get(), bytes, path) : io_error("cannot open", path, errno);
+  }
   static std::atomic<unsigned> serial{0};
   const std::string temporary =
       path + "." + std::to_string(::getpid()) + "-" + std::to_string(serial++) + ".tmp";

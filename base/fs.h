@@ -41,7 +41,8 @@ std::string errno_message(int error);        // "No space left on device"
 
 // The whole file; kNotFound, or kIoError also where it is larger than max_bytes or a directory.
 Result<std::string> read_file(const std::string& path, int64_t max_bytes = int64_t{1} << 30);
-// Replaces the file whole: readers see the old content or the new, also after a crash.
+// Replaces the file whole: readers see the old content or the new, also after a crash. What is no
+// regular file (/dev/stdout, a named pipe) is written to.
 Status write_file(const std::string& path, std::string_view bytes, mode_t mode = 0644);
 // Creates the directory with `mode` and its missing parents with 0755, both under the umask.
 Status make_directories(const std::string& path, mode_t mode = 0755);

@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 
 #include "base/fs.h"
@@ -177,6 +179,13 @@ class Run : public Command {
     if (output_.empty()) return context.fail(invalid_argument("output: give --output FILE"));
     auto config = layer_.resolve();
     if (!config.ok()) return context.fail(config.status());
+    struct stat in {
+    }, out{};
+    if (stat(inputs_.c_str(), &in) == 0 && stat(output_.c_str(), &out) == 0 &&
+        in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
+      return context.fail(
+          invalid_argument("output = " + output_ + ": is the file of --inputs; must be another"));
+    }
     auto file = internal::SafeTensors::open(inputs_);
     if (!file.ok()) {
       return context.fail(invalid_argument("inputs = " + inputs_ + ": " + file.status().message()));

@@ -1,5 +1,6 @@
 #include "base/fs.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,6 +55,21 @@ TEST_F(FsTest, WritesAndReads) {
     EXPECT_EQ(entry.path().filename(), "f");  // no temporary is left
   }
   EXPECT_EQ(entries, 1);
+}
+
+TEST_F(FsTest, APipeIsWrittenToAndNotReplaced) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  const int reader = ::open(path("pipe").c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  EXPECT_TRUE(write_file(path("pipe"), "text").ok());
+  char text[8] = {};
+  EXPECT_EQ(::read(reader, text, sizeof text), 4);
+  EXPECT_STREQ(text, "text");
+  ::close(reader);
+  struct stat st;
+  ASSERT_EQ(::stat(path("pipe").c_str(), &st), 0);
+  EXPECT_TRUE(S_ISFIFO(st.st_mode));
+  EXPECT_FALSE(write_file(root_, "x").ok());
 }
 
 TEST_F(FsTest, ErrorsNameTheFile) {

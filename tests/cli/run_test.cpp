@@ -327,6 +327,20 @@ TEST(Run, AnOutputThatCannotBeWrittenIsAFailure) {
   EXPECT_EQ(output.out, "");
 }
 
+TEST(Run, TheInputsAreNotOverwritten) {
+  const MoeConfig config = small_config(DType::kF32);
+  Problem p = moejit_test::make_problem(config, {.tokens = 1});
+  File file;
+  add_layer(&file, p);
+  add_choices(&file, p);
+  const std::string inputs = file.write(), before = read_text(inputs);
+  const Output output = moejit({"run", "--config", config_file(config).string(), "--inputs", inputs,
+                                "--output", inputs, "--device", "cpu"});
+  EXPECT_EQ(output.code, 2);
+  EXPECT_THAT(output.err, HasSubstr("is the file of --inputs"));
+  EXPECT_EQ(read_text(inputs), before);
+}
+
 TEST(Run, RequireRefusesToCompile) {
   const MoeConfig config = small_config(DType::kF32);
   Problem p = moejit_test::make_problem(config, {.tokens = 1});
