@@ -108,8 +108,8 @@ KernelSource make_layer(const MoeConfig& config, const Target& target, const Sch
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
   workspace.push_back(
       {.name = "y", .bytes_per_token = slots * split.down * config.hidden_size * 4});
-  const int64_t sums = split.gate_up > 1 ? split.gate_up * config.w13_rows() * 4 : 0;
-  workspace.push_back({.name = "sums", .bytes_per_token = slots * sums});
+  const int64_t bytes_of_sums = split.gate_up > 1 ? split.gate_up * config.w13_rows() * 4 : 0;
+  workspace.push_back({.name = "sums", .bytes_per_token = slots * bytes_of_sums});
   KernelSource source = make_source(config, target, schedule, workspace, kernels);
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};

@@ -45,7 +45,8 @@ TEST(Fleet, ThreeShardsSideBySideMergeIntoOneCache) {
   const Output explained = moejit(
       words({"explain", "--json", "--require"}, {"-t", "1,2,4,8", "--cache-dir", out + "/cache"}));
   ASSERT_EQ(explained.code, 0) << explained.err;
-  for (const auto& row : json_of(explained.out)["rows"]) EXPECT_EQ(row["level"], "exact");
+  const auto choices = json_of(explained.out);
+  for (const auto& row : choices["rows"]) EXPECT_EQ(row["level"], "exact");
   EXPECT_TRUE(fs::exists(out + "/moejit.pack"));
   // A share that is started again measures nothing twice.
   ASSERT_EQ(shell(settings, "examples/fleet/shard.sh 0 3"), 0) << read_text(scratch() / "log");
