@@ -141,33 +141,22 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMaps& maps, const Share
     grid_wait();
     fence_proxy_async_global();  // h was written by ordinary stores
   }
-  // Lines of x or h that this thread copies, -1 where there is none: of a tile, and of the next.
-  i32 lines[kCopies], lines_to_come[kCopies];
-  const auto find_lines = [&](const Tile90& tile, i32(&found)[kCopies]) {
-    MOEJIT_UNROLL
-    for (int i = 0; i < kCopies; ++i) {
-      const int r = static_cast<int>(row) + i * 16;
-      found[i] = -1;
-      if (r < tile.rows)
-        found[i] = kGateUp ? ldg_i32(rows + tile.first_row + r) : tile.first_row + r;
-    }
-  };
-  int found_for = -1;
   Ring ring;
   while (coming.item >= 0) {
     const Tile90 tile = locate90<kGateUp>(coming);
-    const int item = coming.item;
     coming = next_item<kGateUp>(a, items);
     if (tile.paired && tile.rows == 0) continue;
     const u64 policy = tile.single ? once : again;
     const bool whole = has_block_rows<kGateUp>(tile);
     constexpr int kGranule = kSwapped<kGateUp> ? 8 : 64;
     const int used = ceil_div(tile.rows, kGranule) * kGranule;  // rows that the consumers look at
-    if (found_for != item) find_lines(tile, lines_to_come);
+    const u8* from[kCopies];
     MOEJIT_UNROLL
     for (int i = 0; i < kCopies; ++i) {
-      lines[i] = lines_to_come[i];
-      if (kGateUp && lines[i] >= 0) lines[i] /= kSlots;
+      const int r = static_cast<int>(row) + i * 16;
+      i64 line = tile.first_row + r;
+      if (kGateUp && r < tile.rows) line = ldg_i32(rows + line) / kSlots;
+      from[i] = r < tile.rows ? source + line * (kDepth * 2) + column * 16 : nullptr;
     }
     const int first = tile.first_block<kGateUp>(), count = tile.blocks<kGateUp>();
     MOEJIT_NO_UNROLL
@@ -182,21 +171,15 @@ MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMaps& maps, const Share
       }
       if (!whole) {
         const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-        const u8* from = source + k * 128 + column * 16;
         MOEJIT_UNROLL
         for (int i = 0; i < kCopies; ++i) {
           if (kBm > kGranule && i * 16 >= used) break;
-          const bool valid = inside && lines[i] >= 0;
-          cp_async16(stage + to + i * 2048,
-                     valid ? from + static_cast<i64>(lines[i]) * (kDepth * 2) : source, valid);
+          const bool valid = inside && from[i] != nullptr;
+          cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
         }
       }
       cp_async_arrive_noinc(full);
       ring.next();
-      if (kGateUp && step == count / 2 && coming.item >= 0) {
-        found_for = coming.item;
-        find_lines(locate90<kGateUp>(coming), lines_to_come);
-      }
     }
     ahead = 0;
   }
