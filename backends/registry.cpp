@@ -63,8 +63,9 @@ Result<const Device*> open_device(const std::string& name, int num_threads) {
     if (kind != backend->name()) continue;
     return backend == cpu_backend() ? open_cpu_device(spec, num_threads) : backend->open(spec);
   }
-  return Status(StatusCode::kNotFound,
-                "device = " + in_quotes(name) + ": no such device; there are auto, " + existing_devices());
+  return Status(
+      StatusCode::kNotFound,
+      "device = " + in_quotes(name) + ": no such device; there are auto, " + existing_devices());
 }
 
 }  // namespace moejit::internal

@@ -234,10 +234,9 @@ class SimBackend : public Backend {
       open_devices->emplace_back(spec, new SimDevice(model));
       return open_devices->back().second;
     }
-    return Status(
-        StatusCode::kNotFound,
-        "device = \"sim:" + spec +
-            "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942 or sim:gfx1100");
+    return Status(StatusCode::kNotFound,
+                  "device = \"sim:" + spec +
+                      "\": must be sim:sm_80, sim:sm_90a, sim:gfx90a, sim:gfx942 or sim:gfx1100");
   }
 
   std::vector<std::pair<std::string, std::string>> facts() const override {

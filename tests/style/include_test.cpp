@@ -25,8 +25,8 @@ const std::map<std::string, std::vector<std::string>>& allowed() {
       {"tuner", {"base/", "generator/", "backends/backend.h"}},
       {"runtime", {"base/", "generator/", "backends/", "cache/", "tuner/", "templates/abi.h"}},
       {"tools",
-       {"base/", "cache/inspect.h", "backends/backend.h", "generator/family.h", "runtime/report.h",
-        "runtime/trial_process.h"}},
+       {"base/", "cache/inspect.h", "cache/signature.h", "backends/backend.h", "generator/family.h",
+        "runtime/report.h", "runtime/trial_process.h"}},
       {"templates", {}},
   };
   return table;
