@@ -209,6 +209,14 @@ MOEJIT_C_API size_t moejit_kernel_workspace_size(const moejit_kernel* kernel, in
 MOEJIT_C_API int64_t moejit_kernel_max_tokens(const moejit_kernel* kernel); /* -1 for NULL */
 MOEJIT_C_API const char* moejit_kernel_device(const moejit_kernel* kernel); /* NULL for NULL */
 MOEJIT_C_API const char* moejit_kernel_config_json(const moejit_kernel* kernel);
+/* Memory of the kernel's device, 256-aligned, for callers without an allocator of their own. Not
+ * from torch's pools; may be called while a stream is captured. Destroying it waits for the device,
+ * must come after the last launch that uses it was enqueued, and NULL is allowed. */
+typedef struct moejit_workspace moejit_workspace;
+MOEJIT_C_API moejit_status moejit_workspace_create(const moejit_kernel* kernel, size_t size,
+                                                   moejit_workspace** workspace);
+MOEJIT_C_API void* moejit_workspace_data(const moejit_workspace* workspace); /* NULL for NULL */
+MOEJIT_C_API void moejit_workspace_destroy(moejit_workspace* workspace);
 /* [{"tokens":1,"source":"exact","schedule":{...},"measured_s":0,"predicted_s":1e-6,"floor_s":1e-6,
  *   "reason":"..."}, ...] */
 MOEJIT_C_API moejit_status moejit_kernel_buckets_json(const moejit_kernel* kernel, char** json);

@@ -105,6 +105,9 @@ def _declare(lib: ctypes.CDLL) -> None:
         ("moejit_caller_create", c_int32, [handle, c_void_p, out_handle]),
         ("moejit_caller_launch", c_int32, [handle, py_object]),
         ("moejit_caller_destroy", None, [handle]),
+        ("moejit_workspace_create", c_int32, [handle, c_size_t, out_handle]),
+        ("moejit_workspace_data", c_void_p, [handle]),
+        ("moejit_workspace_destroy", None, [handle]),
     ):
         if hasattr(lib, name):
             function = getattr(lib, name)

@@ -114,6 +114,18 @@ def supports(config: ConfigLike, device: Any = "auto") -> Optional[str]:
     return lib.error(status).message if status else None
 
 
+class _DeviceMemory:
+    """Memory of a kernel's device, freed with the object."""
+
+    def __init__(self, kernel: "Kernel", size: int) -> None:
+        lib = kernel._lib
+        handle = ctypes.c_void_p()
+        lib.check(lib.c.moejit_workspace_create(kernel._pointer, size, ctypes.byref(handle)))
+        self.pointer: int = lib.c.moejit_workspace_data(handle)
+        self._finalizer = weakref.finalize(self, lib.c.moejit_workspace_destroy, handle)
+        self._finalizer.atexit = False  # as with kernels
+
+
 class _Workspace(threading.local):
     """Per thread, and per stream on a GPU, so that launches which may overlap have their own."""
 
@@ -364,15 +376,12 @@ class Kernel:
         if not self._on_gpu:
             memory = _tensors.HostMemory(size)
             return memory.pointer, memory
-        root = type(like).__module__.partition(".")[0]
-        if hasattr(like, "data_ptr"):
-            torch = sys.modules["torch"]
-            tensor = torch.empty(size, dtype=torch.uint8, device=like.device)
+        if self._capturing() and hasattr(like, "data_ptr"):  # the memory is the graph's
+            tensor = sys.modules["torch"].empty(size, dtype=sys.modules["torch"].uint8, device=like.device)
             return tensor.data_ptr(), tensor
-        if root == "cupy":
-            array = sys.modules["cupy"].empty(size, dtype="uint8")
-            return array.data.ptr, array
-        raise InvalidArgument(f"workspace = None: {root} cannot make one; pass workspace_size(T) bytes")
+        # Kept from call to call, so not of torch's: a recorder of graphs counts what its pool still holds.
+        memory = _DeviceMemory(self, size)
+        return memory.pointer, memory
 
 
 def _with_wide_id(error: Error, topk_ids: Any) -> Error:

@@ -223,4 +223,24 @@ TEST_F(CApiCaller, CreateNamesWhatIsMissing) {
   moejit_caller_destroy(nullptr);
 }
 
+TEST_F(CApiCaller, WorkspaceOfTheDevice) {
+  moejit_workspace* workspace = nullptr;
+  ASSERT_EQ(moejit_workspace_create(kernel_, moejit_kernel_workspace_size(kernel_, 8), &workspace),
+            MOEJIT_OK)
+      << moejit_last_error();
+  void* data = moejit_workspace_data(workspace);
+  ASSERT_NE(data, nullptr);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(data) % 256, 0U);
+  moejit_caller_destroy(caller_);
+  desc_.workspace = data;
+  ASSERT_EQ(moejit_caller_create(kernel_, &desc_, &caller_), MOEJIT_OK);
+  EXPECT_EQ(launch(), MOEJIT_OK) << moejit_last_error();
+  moejit_workspace_destroy(workspace);
+  EXPECT_EQ(moejit_workspace_create(nullptr, 8, &workspace), MOEJIT_INVALID_ARGUMENT);
+  EXPECT_EQ(workspace, nullptr);
+  EXPECT_EQ(moejit_workspace_create(kernel_, 8, nullptr), MOEJIT_INVALID_ARGUMENT);
+  EXPECT_EQ(moejit_workspace_data(nullptr), nullptr);
+  moejit_workspace_destroy(nullptr);
+}
+
 }  // namespace
