@@ -1,7 +1,9 @@
 // Clang in process: one CompilerInstance per compile, source and output in memory, no driver, no
 // resource directory, no header search.
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <iterator>
 #include <mutex>
 #include <string_view>
 
@@ -35,12 +37,12 @@ namespace {
 // x86-64-v4 splits them in two.
 struct Arch {
   std::string_view name;
-  std::vector<const char*> args;
+  std::array<const char*, 5> args;  // null after the last
   bool amdgpu = false;
 };
 
 const Arch* find_arch(std::string_view name) {
-  static const Arch kArchs[] = {
+  static constexpr Arch kArchs[] = {
       {"x86-64-v3", {"-target-cpu", "x86-64-v3"}},
       {"x86-64-v4", {"-target-cpu", "x86-64-v4", "-mprefer-vector-width=512"}},
       {"x86-64-v4+bf16",
@@ -126,7 +128,8 @@ bool make_arguments(const MoejitCpuRequest& request, std::vector<const char*>& a
             "-fno-use-cxa-atexit", "-Wall", "-Wno-unused-function",
             "-Wno-unused-const-variable"};  // the constants of a config are one block for all
   }
-  args.insert(args.end(), arch->args.begin(), arch->args.end());
+  std::copy_if(arch->args.begin(), arch->args.end(), std::back_inserter(args),
+               [](const char* arg) { return arg != nullptr; });
   for (uint32_t i = 0; i < request.num_options; ++i) {
     if (refused_option(request.options[i])) {
       out.fail(MOEJIT_CPU_INVALID, "option \"" + std::string(request.options[i]) +
