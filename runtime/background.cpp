@@ -51,7 +51,7 @@ class Background {
         return {StatusCode::kNotReady, "background tuning: is running already"};
       }
       options_ = options;
-      status_ = {};
+      status_ = {.paused = status_.paused};
       status_.running = true;
       stop_ = false;
       queue_.clear();

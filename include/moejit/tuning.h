@@ -175,7 +175,7 @@ struct BackgroundStatus {
 // kInvalidArgument for options out of range; kNotReady where it is running already. Kernels that
 // exist are queued too.
 Status start_background_tuning(const BackgroundOptions& options = {});
-void pause_background_tuning(bool paused);
+void pause_background_tuning(bool paused);  // also before a start, which then begins paused
 // Returns when the measurement that is running has ended and the thread is gone.
 void stop_background_tuning();
 BackgroundStatus background_tuning_status();

@@ -81,6 +81,7 @@ TEST_F(BackgroundTest, NothingHappensWhileLaunchesComeOrItIsPaused) {
   ASSERT_TRUE(kernel.ok());
   pause_background_tuning(true);
   ASSERT_TRUE(start_background_tuning({.idle_s = 3600}).ok());
+  EXPECT_TRUE(background_tuning_status().paused);  // a start does not undo it
   note_launch(*kernel->state()->device, nullptr);  // as a launch does
   pause_background_tuning(false);
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
