@@ -14,7 +14,8 @@ Allocations& allocations() {
 Result<std::shared_ptr<void>> Allocations::allocate(size_t bytes) {
   constexpr size_t kAlignment = 256;
   const size_t size = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = size < bytes ? nullptr : std::aligned_alloc(kAlignment, size);
+  // What follows an allocation is no part of another one, so that running over its end is seen.
+  void* memory = size < bytes ? nullptr : std::aligned_alloc(kAlignment, size + 8192);
   if (memory == nullptr) {
     return Status(StatusCode::kOutOfMemory,
                   std::to_string(bytes) + " bytes of memory are not to be had");
