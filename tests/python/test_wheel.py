@@ -65,7 +65,7 @@ def test_it_works_where_it_lands(wheel, tmp_path):
     env = {key: value for key, value in os.environ.items() if not key.startswith("MOEJIT")}
     env.update(PYTHONPATH=str(tmp_path), MOEJIT_CACHE_DIR=str(tmp_path / "cache"))
     code = "import moejit; print(moejit.version(), moejit._library.library().path); print(moejit.cache.path())"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert str(tmp_path / "moejit" / "lib" / "libmoejit.so") in done.stdout, done.stderr
     assert str(tmp_path / "cache") in done.stdout
     done = subprocess.run([sys.executable, "-m", "moejit", "version"], env=env, capture_output=True, text=True, check=False)
