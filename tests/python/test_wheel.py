@@ -68,7 +68,7 @@ def test_it_works_where_it_lands(wheel, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert str(tmp_path / "moejit" / "lib" / "libmoejit.so") in done.stdout, done.stderr
     assert str(tmp_path / "cache") in done.stdout
-    done = subprocess.run([sys.executable, "-m", "moejit", "version"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "moejit", "version"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and moejit.version() in done.stdout
     done = subprocess.run([sys.executable, "-m", "moejit", "doctor"], env=env, capture_output=True, text=True, check=False)
     assert "hiprtc" in done.stdout and "is not beside the library" not in done.stdout, done.stdout
