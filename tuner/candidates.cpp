@@ -85,38 +85,63 @@ class Chooser {
   int bad_count_ = 0;
 };
 
-// Places in the model's order, those that it cannot tell apart by what does not change from one
-// measurement of the device's limits to the next: near to their family's default first, then by
-// name.
-std::vector<size_t> stable_order(const SessionProblem& problem,
-                                 const std::vector<RankedSchedule>& ranked) {
-  constexpr double kCannotTell = 0.03;  // below the model's error on any device
-  struct Place {
-    int step, different;
-    std::string name;
-    size_t index;
-  };
+// In how many parameters each schedule differs from its family's default.
+std::vector<int> distances(const SessionProblem& problem,
+                           const std::vector<RankedSchedule>& ranked) {
   std::map<std::string, Schedule> defaults;
-  std::vector<Place> places;
-  for (size_t r = 0; r < ranked.size(); ++r) {
-    const Schedule& schedule = ranked[r].schedule;
-    if (!defaults.contains(schedule.family)) {
-      defaults[schedule.family] =
-          find_family(schedule.family)
-              ->default_schedule(problem.config, problem.target, problem.tokens);
+  std::vector<int> list;
+  for (const RankedSchedule& r : ranked) {
+    const std::string& family = r.schedule.family;
+    if (!defaults.contains(family)) {
+      defaults[family] =
+          find_family(family)->default_schedule(problem.config, problem.target, problem.tokens);
     }
     int different = 0;
-    for (const auto& [name, value] : defaults[schedule.family].params)
-      different += schedule.at(name) != value;
-    const double slower = ranked[r].predicted_s / std::max(ranked[0].predicted_s, 1e-12);
-    places.push_back({static_cast<int>(std::log(slower) / std::log1p(kCannotTell)), different,
-                      schedule.to_json(), r});
+    for (const auto& [name, value] : defaults[family].params)
+      different += r.schedule.at(name) != value;
+    list.push_back(different);
   }
-  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return std::tie(a.step, a.different, a.name) < std::tie(b.step, b.different, b.name);
-  });
+  return list;
+}
+
+// The nearest power of `step`.
+double rounded(double value, double step) {
+  return value > 0 ? std::pow(step, std::round(std::log(value) / std::log(step))) : value;
+}
+
+// Limits so coarse that two measurements of one device seldom differ. What is tried, and with it
+// what may win, then does not follow the hour; the error is that of the model.
+DeviceLimits coarse(DeviceLimits limits) {
+  constexpr double kRate = 1.26, kLaunch = 2;
+  limits.read_bytes_per_s = rounded(limits.read_bytes_per_s, kRate);
+  limits.dot_flops_per_s = rounded(limits.dot_flops_per_s, kRate);
+  limits.vector_flops_per_s = rounded(limits.vector_flops_per_s, kRate);
+  limits.l2_bytes_per_s = rounded(limits.l2_bytes_per_s, kRate);
+  limits.launch_s = rounded(limits.launch_s, kLaunch);
+  return limits;
+}
+
+// Places in `ranked` in the model's order under coarse limits. What it cannot tell apart: near to
+// the family's default first, then by name.
+std::vector<size_t> stable_order(const SessionProblem& problem,
+                                 const std::vector<RankedSchedule>& ranked,
+                                 const std::vector<int>& distance) {
+  constexpr double kCannotTell = 0.03;  // below the model's error on any device
+  const DeviceLimits limits = coarse(problem.limits);
+  std::vector<double> predicted;
+  for (const RankedSchedule& r : ranked) {
+    predicted.push_back(
+        predict_seconds(problem.config, problem.target, r.schedule, limits, problem.rows));
+  }
+  const double best = std::max(*std::min_element(predicted.begin(), predicted.end()), 1e-12);
+  std::vector<std::tuple<int, int, std::string, size_t>> places;
+  for (size_t r = 0; r < ranked.size(); ++r) {
+    places.emplace_back(static_cast<int>(std::log(predicted[r] / best) / std::log1p(kCannotTell)),
+                        distance[r], ranked[r].schedule.to_json(), r);
+  }
+  std::sort(places.begin(), places.end());
   std::vector<size_t> order;
-  for (const Place& place : places) order.push_back(place.index);
+  for (const auto& place : places) order.push_back(std::get<3>(place));
   return order;
 }
 
@@ -127,7 +152,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
                                          const SessionOptions& options, int* known_bad) {
   Chooser chooser(ranked, options);
   *known_bad = chooser.bad_count();
-  const std::vector<size_t> order = stable_order(problem, ranked);
+  const std::vector<int> distance = distances(problem, ranked);
+  const std::vector<size_t> order = stable_order(problem, ranked, distance);
   const Family* first = find_family(ranked[order.front()].schedule.family);
   chooser.add(first->default_schedule(problem.config, problem.target, problem.tokens), true, false);
   for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
@@ -145,7 +171,7 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
          ranked[look].predicted_s <= kWorthALook * ranked.front().predicted_s)
     ++look;
   const auto room = [&] { return chooser.size() + explorers < limit; };
-  if (room()) chooser.add_ranked(order.front());
+  if (room()) chooser.add_ranked(0);
   for (int turn = 0; turn < kOfEachFamily; ++turn) {
     std::set<std::string> served;
     for (size_t i = 0; i < look && room(); ++i) {
@@ -165,7 +191,9 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
     const size_t r = random.below(ranked.size());
     if (chooser.size() < limit) chooser.add_ranked(r);
   }
-  return chooser.take();
+  std::vector<Candidate> list = chooser.take();
+  for (Candidate& c : list) c.distance = distance[static_cast<size_t>(c.rank) - 1];
+  return list;
 }
 
 }  // namespace moejit::internal

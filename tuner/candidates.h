@@ -11,7 +11,8 @@ namespace moejit::internal {
 struct Candidate {
   Schedule schedule;
   double predicted_s = 0;
-  int rank = 0;  // in the model's order, from 1
+  int rank = 0;      // in the model's order, from 1
+  int distance = 0;  // parameters that differ from the family's default
   bool is_default = false, is_incumbent = false;
   const KnownTrial* known = nullptr;
   const BuiltKernel* built = nullptr;
