@@ -214,7 +214,7 @@ Result<CompileOutput> Nvrtc::compile(const std::string& name, const std::string&
   if (api_->log_size(program, &size) == kOk && size > 1) {
     output.log.resize(size);
     api_->log(program, output.log.data());
-    output.log.resize(size - 1);
+    std::erase(output.log, '\0');  // its end, and of a part of NVRTC 13 within
   }
   Status status;
   if (result != kOk) {
