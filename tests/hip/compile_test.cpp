@@ -8,6 +8,7 @@
 #include "backends/hip/hiprtc.h"
 #include "generator/probe.h"
 #include "tests/generators/gpu_configs.h"
+#include "tests/hip/loader_view.h"
 
 namespace moejit::internal {
 namespace {
@@ -27,6 +28,12 @@ int count(const std::string& text, const std::string& what) {
   int n = 0;
   for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
   return n;
+}
+
+std::set<std::string> names_of(const KernelSource& source) {
+  std::set<std::string> names;
+  for (const Entry& entry : source.entries) names.insert(entry.name);
+  return names;
 }
 
 class HipCompile : public testing::TestWithParam<const char*> {
@@ -64,6 +71,7 @@ TEST_P(HipCompile, DefaultsCompileWithoutSpills) {
         const auto object = hip::read_code_object(binary->bytes);
         ASSERT_TRUE(object.ok()) << object.status().to_string();
         EXPECT_EQ(object->arch, GetParam());
+        EXPECT_EQ(LoaderView(binary->bytes).kernels(), names_of(source));
         // As many waves fit as the schedule counts on.
         const int lanes = is_gfx11() ? 32 : 64, registers = is_gfx11() ? 1536 : 512;
         for (const hip::KernelFacts& kernel : object->kernels) {
@@ -251,6 +259,7 @@ TEST(HiprtcCompile, EveryFamily) {
       const auto object = hip::read_code_object(output->code);
       ASSERT_TRUE(object.ok()) << object.status().to_string();
       EXPECT_EQ(object->arch, "gfx90a");
+      EXPECT_EQ(LoaderView(output->code).kernels(), names_of(source));
       for (const hip::KernelFacts& kernel : object->kernels) {
         EXPECT_EQ(kernel.spills, 0) << c.name << " " << kernel.name << " " << schedule.to_json();
       }

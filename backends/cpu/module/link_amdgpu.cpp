@@ -2,8 +2,9 @@
 //
 // A linker of its own for the reasons that link.cpp gives. Kernels are one .text that refers to
 // nothing outside; what remains is to place the sections, to let each kernel descriptor find its
-// code, and to list the symbols. Segments lie as lld places them: read-only data, code, dynamic
-// section, each on pages of its own.
+// code, and to list the symbols: in .dynsym, where HIP finds the names of kernels, and in .symtab,
+// where ROCm's loader finds the kernel descriptors. Segments lie as lld places them: read-only
+// data, code, dynamic section, each on pages of its own.
 #include <elf.h>
 
 #include <chrono>
@@ -118,12 +119,19 @@ class Linker {
     }
     const uint64_t dynamic_size = image_.bytes.size() - dynamic;
     for (size_t i = 0; i < exports_.size(); ++i) {
-      Elf64_Sym symbol = exports_[i];
+      Elf64_Sym& symbol = exports_[i];
       symbol.st_value += address_.at(symbol.st_shndx);
       symbol.st_shndx = number_of(symbol.st_shndx);
       image_.put(dynsym + (i + 1) * sizeof symbol, symbol);
     }
     relocate();
+    // The same symbols and names again, as in every linked file that is not stripped.
+    const uint64_t symtab = image_.align(8);
+    image_.add(Elf64_Sym{});
+    for (const Elf64_Sym& symbol : exports_) image_.add(symbol);
+    const uint64_t strtab = image_.bytes.size();
+    for (const std::string& name : names_) image_.add(name);
+    const uint64_t strtab_end = image_.bytes.size();
 
     const auto segment = [&](uint16_t i, uint32_t type, uint32_t flags, uint64_t from, uint64_t to,
                              uint64_t shift, uint64_t alignment) {
@@ -141,9 +149,11 @@ class Linker {
     segment(6, PT_NOTE, PF_R, note, note_end, 0, 4);
 
     // Section headers: tools and the loader's symbol look-up read them.
-    const std::string section_names =
-        std::string("\0.note\0.dynsym\0.hash\0.dynstr\0.rodata\0", 38) +
-        std::string(".text\0.dynamic\0.shstrtab\0", 25);
+    std::string section_names(1, '\0');
+    for (const char* name : {".note", ".dynsym", ".hash", ".dynstr", ".rodata", ".text", ".dynamic",
+                             ".symtab", ".strtab", ".shstrtab"}) {
+      (section_names += name) += '\0';
+    }
     const auto name_at = [&](const char* name) {
       return static_cast<uint32_t>(section_names.find(std::string("\0", 1) + name + '\0') + 1);
     };
@@ -166,6 +176,8 @@ class Linker {
     section(".text", SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, kPage, text, text_end, 0, 0, 256, 0);
     section(".dynamic", SHT_DYNAMIC, SHF_ALLOC | SHF_WRITE, 2 * kPage, dynamic,
             dynamic + dynamic_size, 4, 0, 8, sizeof(Elf64_Dyn));
+    section(".symtab", SHT_SYMTAB, 0, 0, symtab, strtab, 9, 1, 8, sizeof(Elf64_Sym));
+    section(".strtab", SHT_STRTAB, 0, 0, strtab, strtab_end, 0, 0, 1, 0);
     section(".shstrtab", SHT_STRTAB, 0, 0, strings, strings + section_names.size(), 0, 0, 1, 0);
 
     Elf64_Ehdr header = header_;
@@ -175,8 +187,8 @@ class Linker {
     header.e_phnum = kHeaders;
     header.e_shoff = headers;
     header.e_shentsize = sizeof(Elf64_Shdr);
-    header.e_shnum = 9;
-    header.e_shstrndx = 8;
+    header.e_shnum = 11;
+    header.e_shstrndx = 10;
     image_.put(0, header);
     return std::move(image_.bytes);
   }
