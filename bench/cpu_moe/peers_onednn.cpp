@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <dnnl.hpp>
@@ -67,7 +68,8 @@ struct OneDnnLayer::State {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
   memory::desc layout13, layout2;  // of one expert's weights, as the library wants them
-  std::vector<memory> w13, w2;
+  std::vector<std::shared_ptr<void>> copies;
+  std::vector<memory> w13, w2;                                          // in these
   std::map<int64_t, std::pair<dnnl::matmul, dnnl::matmul>> primitives;  // by rows
   std::vector<int32_t> tokens;
   std::vector<float> gates, first, second, acc;
@@ -92,7 +94,8 @@ struct OneDnnLayer::State {
     for (int64_t e = 0; e < config.num_experts; ++e) {
       auto* expert = static_cast<const uint16_t*>(data) + e * k * n;
       memory from(plain, engine, const_cast<uint16_t*>(expert));
-      memory to(layout, engine);
+      copies.push_back(huge_pages(layout.get_size()));
+      memory to(layout, engine, copies.back().get());
       dnnl::reorder(from, to).execute(stream, from, to);
       all.push_back(to);
     }
@@ -101,7 +104,7 @@ struct OneDnnLayer::State {
   }
 };
 
-std::string OneDnnLayer::version() {
+std::string OneDnnLayer::version() const {
   const dnnl_version_t* v = dnnl::version();
   return std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
 }
@@ -122,7 +125,7 @@ OneDnnLayer::OneDnnLayer(const moejit::MoeConfig& config, const void* w13, const
 
 OneDnnLayer::~OneDnnLayer() = default;
 
-void OneDnnLayer::prepare(const std::vector<int64_t>& rows_per_expert) {
+void OneDnnLayer::prepare(int64_t, const std::vector<int64_t>& rows_per_expert) {
   State& s = *state_;
   const int64_t H = s.config.hidden_size, I = s.config.intermediate_size;
   for (int64_t m : rows_per_expert) {
@@ -132,8 +135,9 @@ void OneDnnLayer::prepare(const std::vector<int64_t>& rows_per_expert) {
   }
 }
 
-void OneDnnLayer::run(int64_t num_tokens, const void* x, const int32_t* ids, const float* weights,
-                      void* out) {
+double OneDnnLayer::run(int64_t num_tokens, const void* x, const int32_t* ids, const float* weights,
+                        void* out) {
+  const auto start = std::chrono::steady_clock::now();
   State& s = *state_;
   const int64_t H = s.config.hidden_size, I = s.config.intermediate_size, E = s.config.num_experts;
   const int64_t pairs = num_tokens * s.config.top_k;
@@ -190,6 +194,7 @@ void OneDnnLayer::run(int64_t num_tokens, const void* x, const int32_t* ids, con
   for (int64_t t = 0; t < num_tokens; ++t) {
     round_row(&s.acc[t * H], H, static_cast<uint16_t*>(out) + t * H);
   }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace moejit_bench
