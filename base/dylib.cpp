@@ -19,6 +19,25 @@ std::string directory_of_code(const void* address) {
   return path.substr(0, path.rfind('/'));
 }
 
+std::string loaded_library(const std::string& prefix) {
+  struct Search {
+    const std::string& prefix;
+    std::string path;
+  } search{prefix, {}};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* data) {
+        auto* search = static_cast<Search*>(data);
+        const std::string path = info->dlpi_name != nullptr ? info->dlpi_name : "";
+        const size_t slash = path.rfind('/');
+        if (slash == std::string::npos) return 0;
+        if (path.compare(slash + 1, search->prefix.size(), search->prefix) != 0) return 0;
+        search->path = path;
+        return 1;
+      },
+      &search);
+  return search.path;
+}
+
 void keep_code_loaded(const void* address) {
   Dl_info info{};
   if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return;

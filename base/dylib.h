@@ -12,6 +12,10 @@ namespace moejit::internal {
 // "" where that cannot be told.
 std::string directory_of_code(const void* address);
 
+// Path of a library of this process whose file name begins with `prefix`, as the loader has it; ""
+// where there is none.
+std::string loaded_library(const std::string& prefix);
+
 // The library that holds `address` stays mapped until the process ends, whatever dlclose says: for
 // code that runs on threads of its own.
 void keep_code_loaded(const void* address);

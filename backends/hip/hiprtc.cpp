@@ -56,10 +56,11 @@ Result<const Hiprtc*> Hiprtc::open(const std::string& helper,
     return Status(StatusCode::kUnavailable, std::string("hiprtc: the helper program ") + kHelper +
                                                 " is not beside the library; install it again");
   }
-  rtc->libraries_ = libraries.empty()
-                        ? rocm_candidates({"libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so.5",
-                                           "libamdhip64.so.6", "libamdhip64.so.5"})
-                        : libraries;
+  rtc->libraries_ =
+      libraries.empty()
+          ? rocm_candidates({"libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so.5", "libhiprtc.so",
+                             "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so"})
+          : libraries;
   std::vector<std::string> command = {rtc->helper_, "identify"};
   command.insert(command.end(), rtc->libraries_.begin(), rtc->libraries_.end());
   Result<ChildResult> child = run_child(command, "", kIdentifySeconds);

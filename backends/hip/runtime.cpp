@@ -8,6 +8,8 @@
 namespace moejit::internal::hip {
 namespace {
 
+constexpr const char* kRuntime = "libamdhip64.so";
+
 Status unavailable(const std::string& message) {
   return {StatusCode::kUnavailable, "no HIP device: " + message};
 }
@@ -16,12 +18,24 @@ Status unavailable(const std::string& message) {
 
 std::vector<std::string> rocm_candidates(const std::vector<std::string>& names) {
   std::vector<std::string> paths;
+  const std::string loaded = loaded_library(kRuntime);
+  if (const size_t slash = loaded.rfind('/'); slash != std::string::npos) {
+    for (const std::string& name : names) paths.push_back(loaded.substr(0, slash + 1) + name);
+  }
   const char* root = std::getenv("ROCM_PATH");
   if (root != nullptr && *root != '\0') {
     for (const std::string& name : names) paths.push_back(std::string(root) + "/lib/" + name);
   }
   paths.insert(paths.end(), names.begin(), names.end());
   for (const std::string& name : names) paths.push_back("/opt/rocm/lib/" + name);
+  return paths;
+}
+
+std::vector<std::string> runtime_candidates() {
+  std::vector<std::string> paths = rocm_candidates(
+      {"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so"});
+  if (const std::string loaded = loaded_library(kRuntime); !loaded.empty())
+    paths.insert(paths.begin(), loaded);
   return paths;
 }
 
@@ -63,9 +77,8 @@ Result<const Runtime*> open_runtime(const std::vector<std::string>& paths) {
 }
 
 const Result<const Runtime*>& runtime() {
-  static const auto* const kRuntime = new Result<const Runtime*>(
-      open_runtime(rocm_candidates({"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"})));
-  return *kRuntime;
+  static const auto* const kOpened = new Result<const Runtime*>(open_runtime(runtime_candidates()));
+  return *kOpened;
 }
 
 DeviceName device_name(const Runtime& api, int ordinal) {

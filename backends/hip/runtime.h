@@ -25,12 +25,15 @@ struct Runtime {
 // where there is none, where a function is missing, or where it finds no device.
 Result<const Runtime*> open_runtime(const std::vector<std::string>& paths);
 
-// The runtime of this process, opened on the first call: ROCM_PATH where set, else the loader's
-// search for versions 7, 6 and 5, else /opt/rocm. Thread-safe.
+// The runtime of this process, opened on the first call. Thread-safe.
 const Result<const Runtime*>& runtime();
 
-// Where the libraries of ROCm may be: `names` as the loader finds them and in ROCM_PATH and
-// /opt/rocm.
+// Where libamdhip64 may be. First of all the one that this process has: frameworks bring their own,
+// and their streams mean nothing to another. Then rocm_candidates().
+std::vector<std::string> runtime_candidates();
+
+// Where the libraries of ROCm may be: `names` beside the runtime that the process has, in
+// ROCM_PATH, as the loader finds them, and in /opt/rocm.
 std::vector<std::string> rocm_candidates(const std::vector<std::string>& names);
 
 // Name and exact arch of a device ("AMD Instinct MI300X", "gfx942:sramecc+:xnack-"), found in the

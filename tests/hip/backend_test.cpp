@@ -1,13 +1,16 @@
 // The backend over a runtime that is missing, incomplete, without a device, or a stand-in.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "backends/cpu/compiler_module.h"
 #include "backends/hip/child.h"
 #include "backends/hip/code_object.h"
 #include "backends/hip/hip_device.h"
 #include "backends/hip/hiprtc.h"
+#include "base/dylib.h"
 #include "tests/generators/gpu_configs.h"
 
 namespace moejit::internal::hip {
@@ -40,6 +43,22 @@ TEST(HipRuntime, NoDeviceSaysWhatToCheck) {
   ASSERT_FALSE(runtime.ok());
   EXPECT_NE(runtime.status().message().find("/dev/kfd"), std::string::npos)
       << runtime.status().message();
+}
+
+// A framework's own runtime, under the name that it has there: the streams are that one's.
+TEST(HipRuntime, OneThatTheProcessHasComesFirst) {
+  std::string folder = testing::TempDir() + "moejit-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string path = folder + "/libamdhip64.so";
+  std::filesystem::copy_file(FAKE_WHOLE, path);
+  EXPECT_NE(runtime_candidates().front(), path);
+  ASSERT_TRUE(Dylib::open(path).ok());
+  EXPECT_EQ(runtime_candidates().front(), path);
+  const auto runtime = open_runtime(runtime_candidates());
+  ASSERT_TRUE(runtime.ok()) << runtime.status().to_string();
+  EXPECT_EQ((*runtime)->path, path);
+  EXPECT_EQ(rocm_candidates({"libhiprtc.so.7"}).front(), folder + "/libhiprtc.so.7");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(HipDeviceTest, ArchWithFeatures) {

@@ -93,9 +93,15 @@ int identify(int count, char** libraries) {
     dladdr(reinterpret_cast<void*>(rtc.compile), &info);
     char real[PATH_MAX];
     const char* path = info.dli_fname != nullptr ? realpath(info.dli_fname, real) : nullptr;
-    // The compiler proper; hiprtc opens it when it is needed.
-    for (const char* name : {"libamd_comgr.so.3", "libamd_comgr.so.2"}) {
-      if (dlopen(name, RTLD_NOW | RTLD_GLOBAL) != nullptr) break;
+    // The compiler proper, which hiprtc opens when it is needed: beside it, or where the loader
+    // finds it.
+    const std::string file = path != nullptr ? path : "";
+    const std::string folder = file.substr(0, file.rfind('/') + 1);
+    bool found = false;
+    for (const std::string& place : {folder, std::string()}) {
+      for (const char* name : {"libamd_comgr.so.3", "libamd_comgr.so.2", "libamd_comgr.so"}) {
+        found = found || dlopen((place + name).c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr;
+      }
     }
     // The loader's list has the name that was opened, links and all.
     const std::string opened = info.dli_fname != nullptr ? info.dli_fname : libraries[i];
