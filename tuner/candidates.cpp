@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "tuner/limits.h"
 #include "tuner/random.h"
 
 namespace moejit::internal {
@@ -67,7 +68,30 @@ class Chooser {
 
   size_t size() const { return list_.size(); }
   int bad_count() const { return bad_count_; }
+  std::vector<Candidate>& list() { return list_; }
   std::vector<Candidate> take() { return std::move(list_); }
+
+  // Chooses along `order` until `limit` are chosen: its best, then its best of each family in turn,
+  // then of each kind. The model's error is larger than the distance between neighbours, and
+  // families differ in what it does not know. Only the first `look` are worth that.
+  void fill(const std::vector<size_t>& order, size_t look, size_t limit) {
+    const auto room = [&] { return size() < limit; };
+    if (room() && !order.empty()) add_ranked(order.front());
+    constexpr int kOfEachFamily = 3;
+    for (int turn = 0; turn < kOfEachFamily; ++turn) {
+      std::set<std::string> served;
+      for (size_t i = 0; i < look && room(); ++i) {
+        const std::string& family = ranked_[order[i]].schedule.family;
+        if (served.contains(family) || has_twin(order[i])) continue;
+        add_ranked(order[i]);
+        served.insert(family);
+      }
+    }
+    for (size_t i = 0; i < look && room(); ++i) {
+      if (!has_twin(order[i])) add_ranked(order[i]);
+    }
+    for (size_t i = 0; i < order.size() && room(); ++i) add_ranked(order[i]);
+  }
 
  private:
   size_t find(const Schedule& schedule) const {
@@ -104,30 +128,21 @@ std::vector<int> distances(const SessionProblem& problem,
   return list;
 }
 
-// The nearest power of `step`.
-double rounded(double value, double step) {
-  return value > 0 ? std::pow(step, std::round(std::log(value) / std::log(step))) : value;
-}
+constexpr double kWorthALook = 1.5;  // times the best prediction
 
-// Limits so coarse that two measurements of one device seldom differ. What is tried, and with it
-// what may win, then does not follow the hour; the error is that of the model.
-DeviceLimits coarse(DeviceLimits limits) {
-  constexpr double kRate = 1.26, kLaunch = 2;
-  limits.read_bytes_per_s = rounded(limits.read_bytes_per_s, kRate);
-  limits.dot_flops_per_s = rounded(limits.dot_flops_per_s, kRate);
-  limits.vector_flops_per_s = rounded(limits.vector_flops_per_s, kRate);
-  limits.l2_bytes_per_s = rounded(limits.l2_bytes_per_s, kRate);
-  limits.launch_s = rounded(limits.launch_s, kLaunch);
-  return limits;
-}
+// Places in `ranked`, best first; the first `look` are worth a look.
+struct Order {
+  std::vector<size_t> places;
+  size_t look = 0;
+};
 
-// Places in `ranked` in the model's order under coarse limits. What it cannot tell apart: near to
-// the family's default first, then by name.
-std::vector<size_t> stable_order(const SessionProblem& problem,
-                                 const std::vector<RankedSchedule>& ranked,
-                                 const std::vector<int>& distance) {
+// The model's order under limits that are guessed and not measured: the same in every tune,
+// whatever the hour does to a device. What it cannot tell apart: near to the family's default
+// first, then by name.
+Order steady_order(const SessionProblem& problem, const std::vector<RankedSchedule>& ranked,
+                   const std::vector<int>& distance) {
   constexpr double kCannotTell = 0.03;  // below the model's error on any device
-  const DeviceLimits limits = coarse(problem.limits);
+  const DeviceLimits limits = guess_limits(problem.target, problem.config.dtype);
   std::vector<double> predicted;
   for (const RankedSchedule& r : ranked) {
     predicted.push_back(
@@ -140,8 +155,20 @@ std::vector<size_t> stable_order(const SessionProblem& problem,
                         distance[r], ranked[r].schedule.to_json(), r);
   }
   std::sort(places.begin(), places.end());
-  std::vector<size_t> order;
-  for (const auto& place : places) order.push_back(std::get<3>(place));
+  Order order;
+  for (const auto& place : places) {
+    order.places.push_back(std::get<3>(place));
+    order.look += predicted[order.places.back()] <= kWorthALook * best;
+  }
+  return order;
+}
+
+Order measured_order(const std::vector<RankedSchedule>& ranked) {
+  Order order;
+  for (size_t r = 0; r < ranked.size(); ++r) {
+    order.places.push_back(r);
+    order.look += ranked[r].predicted_s <= kWorthALook * ranked.front().predicted_s;
+  }
   return order;
 }
 
@@ -153,44 +180,23 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
   Chooser chooser(ranked, options);
   *known_bad = chooser.bad_count();
   const std::vector<int> distance = distances(problem, ranked);
-  const std::vector<size_t> order = stable_order(problem, ranked, distance);
-  const Family* first = find_family(ranked[order.front()].schedule.family);
+  const Order steady = steady_order(problem, ranked, distance);
+  const Family* first = find_family(ranked[steady.places.front()].schedule.family);
   chooser.add(first->default_schedule(problem.config, problem.target, problem.tokens), true, false);
-  for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
   const size_t limit =
       options.exhaustive ? ranked.size() : static_cast<size_t>(std::max(options.max_candidates, 1));
   // Explorers from the whole space, wherever the model puts them: its blind spots show when one
   // wins.
   const size_t explorers = options.exhaustive || limit < 4 ? 0 : limit < 8 ? 1 : 2;
-  // The model's best, then its best of each family in turn, then of each kind: its error is larger
-  // than the distance between neighbours, and families differ in what it does not know.
-  constexpr double kWorthALook = 1.5;  // times the best prediction
-  constexpr int kOfEachFamily = 3;
-  size_t look = 0;
-  while (look < ranked.size() &&
-         ranked[look].predicted_s <= kWorthALook * ranked.front().predicted_s)
-    ++look;
-  const auto room = [&] { return chooser.size() + explorers < limit; };
-  if (room()) chooser.add_ranked(0);
-  for (int turn = 0; turn < kOfEachFamily; ++turn) {
-    std::set<std::string> served;
-    for (size_t i = 0; i < look && room(); ++i) {
-      const size_t r = order[i];
-      const std::string& family = ranked[r].schedule.family;
-      if (served.contains(family) || chooser.has_twin(r)) continue;
-      chooser.add_ranked(r);
-      served.insert(family);
-    }
-  }
-  for (size_t i = 0; i < look && room(); ++i) {
-    if (!chooser.has_twin(order[i])) chooser.add_ranked(order[i]);
-  }
-  for (size_t i = 0; i < order.size() && room(); ++i) chooser.add_ranked(order[i]);
+  // Half of the candidates are those of every tune, the rest follows the measured limits.
+  chooser.fill(steady.places, steady.look, (limit + 1) / 2);
   Random random(options.seed);
-  for (size_t i = 0; i < explorers; ++i) {
-    const size_t r = random.below(ranked.size());
-    if (chooser.size() < limit) chooser.add_ranked(r);
-  }
+  for (size_t i = 0; i < explorers && chooser.size() < limit; ++i)
+    chooser.add_ranked(steady.places[random.below(ranked.size())]);
+  for (Candidate& c : chooser.list()) c.is_steady = true;
+  for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
+  const Order measured = measured_order(ranked);
+  chooser.fill(measured.places, measured.look, limit);
   std::vector<Candidate> list = chooser.take();
   for (Candidate& c : list) c.distance = distance[static_cast<size_t>(c.rank) - 1];
   return list;

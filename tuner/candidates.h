@@ -14,6 +14,7 @@ struct Candidate {
   int rank = 0;      // in the model's order, from 1
   int distance = 0;  // parameters that differ from the family's default
   bool is_default = false, is_incumbent = false;
+  bool is_steady = false;  // a candidate of every tune, not because of the measured limits
   const KnownTrial* known = nullptr;
   const BuiltKernel* built = nullptr;
   int kernel = -1;              // in the lab

@@ -54,7 +54,8 @@ Scores score(const std::vector<Finalist>& finalists) {
 size_t choose(const std::vector<Finalist>& finalists, const std::vector<double>& slower) {
   const auto order = [&](size_t i) {
     const Finalist& f = finalists[i];
-    return std::make_tuple(!f.is_incumbent, !f.is_default, f.distance, std::cref(f.name));
+    return std::make_tuple(!f.is_incumbent, !f.is_default, !f.is_steady, f.distance,
+                           std::cref(f.name));
   };
   size_t winner =
       static_cast<size_t>(std::min_element(slower.begin(), slower.end()) - slower.begin());

@@ -9,8 +9,9 @@ namespace moejit::internal {
 struct Finalist {
   std::vector<double> seconds;  // one a round, the same rounds for every finalist
   bool is_incumbent = false, is_default = false;
-  std::string name;  // canonical JSON: the last word among equals
-  int distance = 0;  // parameters in which it differs from its family's default
+  std::string name;        // canonical JSON: the last word among equals
+  int distance = 0;        // parameters in which it differs from its family's default
+  bool is_steady = false;  // a candidate of every tune
 };
 
 // How much slower than the best is still its equal. Larger than what a few dozen rounds leave of
@@ -24,9 +25,9 @@ inline constexpr size_t kBlock = 3;
 
 // Index of the winner. Times are compared within their block of rounds, so that a machine that
 // slows down slows everybody. Among those that are slower than the best by kEqual at most the
-// incumbent stays, else the default, else who differs from its family's default in the fewest
-// parameters (such a one is a candidate in every tune), else the first by name: nothing that luck
-// or a device's measured limits could change. REQUIRES: at least one finalist, each with the same
+// incumbent stays, else the default, else who is a candidate in every tune, else who differs from
+// its family's default in the fewest parameters, else the first by name: nothing that luck or a
+// device's measured limits could change. REQUIRES: at least one finalist, each with the same
 // number of samples, at least one.
 size_t choose_winner(const std::vector<Finalist>& finalists);
 

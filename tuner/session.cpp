@@ -326,8 +326,8 @@ class Session {
   std::vector<Finalist> judged() const {
     std::vector<Finalist> list;
     for (const Candidate* c : finalists_)
-      list.push_back(
-          {c->finals, c->is_incumbent, c->is_default, c->schedule.to_json(), c->distance});
+      list.push_back({c->finals, c->is_incumbent, c->is_default, c->schedule.to_json(), c->distance,
+                      c->is_steady});
     return list;
   }
 
