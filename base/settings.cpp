@@ -124,7 +124,9 @@ constexpr Row kTable[] = {
      [](const char* text, Settings* s) {
        return parse_int(text, 0, kMaxThreads, &s->num_threads);
      }},
-    {"MOEJIT_SPIN_US", "50", "microseconds that a CPU worker spins before it sleeps",
+    {"MOEJIT_SPIN_US", "50",
+     "microseconds that a CPU worker spins for the next launch before it sleeps; 0: never, within "
+     "a launch either",
      [](const char* text, Settings* s) { return parse_int(text, 0, 1000000, &s->spin_us); }},
     {"MOEJIT_PIN_THREADS", "0", "1: pin each CPU worker to a core",
      [](const char* text, Settings* s) { return parse_bool(text, &s->pin_threads); }},

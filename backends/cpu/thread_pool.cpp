@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <vector>
@@ -25,6 +26,9 @@ namespace moejit::internal {
 namespace {
 
 constexpr size_t kStackBytes = size_t{8} << 20;
+// While others still work at a job, its end is near, and a processor that slept is slow for a while
+// after: that long at most they are waited for actively.
+constexpr std::chrono::milliseconds kSpinInJob{5};
 
 thread_local bool t_running = false;
 
@@ -43,24 +47,37 @@ inline void pause_cpu() {
 #endif
 }
 
+// How long to wait actively: `alone`, and then up to `in_all` letting any thread that has no
+// processor go first.
+struct Patience {
+  std::chrono::nanoseconds alone{0}, in_all{0};
+};
+
+template <typename Done>
+void spin_until(const Done& done, const Patience& patience) {
+  if (done() || patience.in_all.count() == 0) return;
+  const auto start = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds spent{0};
+  do {
+    for (int i = 0; i < 32; ++i) {
+      pause_cpu();
+      if (done()) return;
+    }
+    if (spent >= patience.alone) sched_yield();
+    spent = std::chrono::steady_clock::now() - start;
+  } while (spent < patience.in_all);
+}
+
 // A number that threads wait for: actively at first, then asleep.
 class Signal {
  public:
   uint32_t value() const { return value_.load(std::memory_order_acquire); }
 
   // Returns the first value seen that differs from `old`.
-  uint32_t wait_while(uint32_t old, std::chrono::nanoseconds spin) {
-    uint32_t now = value();
+  uint32_t wait_while(uint32_t old, const Patience& patience) {
+    uint32_t now = old;
+    spin_until([&] { return (now = value()) != old; }, patience);
     if (now != old) return now;
-    if (spin.count() > 0) {
-      const auto deadline = std::chrono::steady_clock::now() + spin;
-      do {
-        for (int i = 0; i < 32; ++i) {
-          pause_cpu();
-          if ((now = value()) != old) return now;
-        }
-      } while (std::chrono::steady_clock::now() < deadline);
-    }
     // Sequentially consistent against change(): either it sees the sleeper, or the sleeper the
     // value.
     sleepers_.fetch_add(1);
@@ -124,7 +141,7 @@ struct ThreadPool::State {
   std::mutex turn;
   bool started = false;
   int num_workers = 1;
-  std::chrono::nanoseconds spin{0};
+  Patience between_jobs, in_job;
 
   // The job, published by `job`.
   const PoolStep* steps = nullptr;
@@ -132,6 +149,7 @@ struct ThreadPool::State {
   const moejit_abi::MoeArgs* args = nullptr;
 
   alignas(64) Signal job;
+  std::atomic<bool> busy{false};  // a job is under way
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) Signal phase;
   alignas(64) std::atomic<int> unfinished{0};
@@ -151,7 +169,10 @@ struct ThreadPool::State {
     });
     // With more workers than processors, waiting actively keeps the others from their work.
     const bool crowded = num_threads > usable_cpus();
-    spin = std::chrono::microseconds(crowded ? 0 : settings().spin_us);
+    const std::chrono::nanoseconds spin =
+        std::chrono::microseconds(crowded ? 0 : settings().spin_us);
+    between_jobs = {spin, spin};
+    if (spin.count() > 0) in_job = {spin, std::max<std::chrono::nanoseconds>(spin, kSpinInJob)};
 
     const std::vector<int> cpus = settings().pin_threads ? allowed_cpus() : std::vector<int>{};
     pthread_attr_t attributes;
@@ -197,7 +218,10 @@ struct ThreadPool::State {
     const DefaultFloatMode mode;
     uint32_t seen = 0;
     while (true) {
-      seen = job.wait_while(seen, spin);
+      // Others may be at the last job still; the next may come as soon as that ends.
+      spin_until([&] { return !busy.load(std::memory_order_relaxed) || job.value() != seen; },
+                 in_job);
+      seen = job.wait_while(seen, between_jobs);
       // Copies: after its last step a worker no longer looks at the caller's memory.
       const PoolStep* const my_steps = steps;
       const size_t count = num_steps;
@@ -217,7 +241,7 @@ struct ThreadPool::State {
       arrived.store(0, std::memory_order_relaxed);
       phase.change(now + 1);
     } else {
-      phase.wait_while(now, spin);
+      phase.wait_while(now, in_job);
     }
   }
 
@@ -234,12 +258,14 @@ struct ThreadPool::State {
     args = &with_args;
     const uint32_t before = finished.value();
     unfinished.store(num_workers - 1, std::memory_order_relaxed);
+    busy.store(true, std::memory_order_relaxed);
     job.change(job.value() + 1);
     for (size_t i = 0; i < count; ++i) {
       with_steps[i].run(&with_args, 0, with_steps[i].serial ? 1 : num_workers);
       if (i + 1 < count) barrier();
     }
-    finished.wait_while(before, spin);
+    finished.wait_while(before, in_job);
+    busy.store(false, std::memory_order_relaxed);
   }
 };
 

@@ -17,10 +17,10 @@ struct PoolStep {
 };
 
 // Persistent workers, started by the first run that needs them. The calling thread is worker 0.
-// Workers wait actively for a short while (MOEJIT_SPIN_US, 50), then sleep.
-// Thread-safe: concurrent runs take turns. A run from inside a run is carried out by its caller
-// alone. After fork() the child gets workers of its own. Objects live for the process: never
-// destroyed.
+// Workers wait actively for a short while (MOEJIT_SPIN_US, 50) for the next run, within a run for
+// up to 5 ms, then sleep. Thread-safe: concurrent runs take turns. A run from inside a run is
+// carried out by its caller alone. After fork() the child gets workers of its own. Objects live for
+// the process: never destroyed.
 class ThreadPool {
  public:
   explicit ThreadPool(int num_threads);
