@@ -10,7 +10,8 @@ namespace moejit_cpu {
 constexpr int kDotTokens = 2 * kTileTokens;
 // Of them, most that stream one row after the other.
 constexpr int kStreamTokens = 2;
-// Rows further on that are prefetched: about 4 KiB on the way hide the latency.
+// So many rows before the end of a run, what follows it is prefetched: about 4 KiB on the way hide
+// the latency.
 template <int kLength>
 constexpr int rows_ahead() {
   constexpr i64 kBytes = (i64)kLength * sizeof(WElem);
@@ -19,7 +20,8 @@ constexpr int rows_ahead() {
 
 constexpr bool kHasTail = kHiddenSize % kStep != 0 || kIntermediateSize % kStep != 0;
 
-// sum[c] = row . x[c], as vectors still to be summed; `ahead` is another row, to be prefetched.
+// sum[c] = row . x[c], as vectors still to be summed; `ahead`, unless null, is another row, to be
+// prefetched.
 template <int C>
 MOEJIT_INLINE void dot_row(const WElem* row, const XElem* const* x, i64 length, const char* ahead,
                            F (&sum)[C]) {
@@ -34,7 +36,7 @@ MOEJIT_INLINE void dot_row(const WElem* row, const XElem* const* x, i64 length, 
     MOEJIT_UNROLL for (int j = 0; j < kChains; ++j) {
       const i64 at = k + j * kStep;
       // One for each line, whatever the width of a step.
-      if (sizeof(WElem) * kStep == 64 || at * (i64)sizeof(WElem) % 64 == 0) {
+      if (ahead != nullptr && (sizeof(WElem) * kStep == 64 || at * (i64)sizeof(WElem) % 64 == 0)) {
         __builtin_prefetch(ahead + at * (i64)sizeof(WElem), 0, 3);
       }
       const auto wv = Op::w(row + at);
@@ -43,7 +45,7 @@ MOEJIT_INLINE void dot_row(const WElem* row, const XElem* const* x, i64 length, 
     }
   }
   for (; k + kStep <= length; k += kStep) {
-    __builtin_prefetch(ahead + k * (i64)sizeof(WElem), 0, 3);
+    if (ahead != nullptr) __builtin_prefetch(ahead + k * (i64)sizeof(WElem), 0, 3);
     const auto wv = Op::w(row + k);
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) acc[0][c] = Op::dot(acc[0][c], wv, Op::x(x[c] + k));
   }
@@ -65,17 +67,13 @@ template <int C, int kLength>
 MOEJIT_INLINE void dot_rows(const WElem* rows, i64 row_stride, i64 count, const char* following,
                             const XElem* const* x, float* sums, i64 stride) {
   constexpr int kAhead = rows_ahead<kLength>();
-  constexpr i64 kAheadBytes = kSched_stream_ahead * 1024;
-  constexpr bool kLongRows = kLength * (i64)sizeof(WElem) > kAheadBytes;
   const i64 row_bytes = row_stride * (i64)sizeof(WElem);
   for (i64 n = 0; n < count; n += 4) {
     F part[4][C];
     MOEJIT_UNROLL for (int r = 0; r < 4; ++r) {
       const i64 to = n + r + kAhead;
-      // Long rows: a fixed distance in the stream, so that what is on the way fits the L1 beside x.
-      const char* ahead = kLongRows    ? (const char*)(rows + (n + r) * row_stride) + kAheadBytes
-                          : to < count ? (const char*)(rows + to * row_stride)
-                                       : following + (to - count) * row_bytes;
+      // Within the run the hardware sees a stream, and reads it faster without our help.
+      const char* ahead = to < count ? nullptr : following + (to - count) * row_bytes;
       dot_row<C>(rows + (n + r) * row_stride, x, kLength, ahead, part[r]);
     }
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
