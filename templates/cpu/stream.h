@@ -7,7 +7,7 @@
 namespace moejit_cpu {
 
 // Most tokens of one expert that are multiplied so: with more, packing panels (tile.h) pays.
-constexpr int kDotTokens = 2 * kTileTokens;
+constexpr int kDotTokens = kTileTokens;
 // Of them, most that stream one row after the other.
 constexpr int kStreamTokens = 2;
 // So many rows before the end of a run, what follows it is prefetched: about 4 KiB on the way hide
@@ -91,12 +91,13 @@ struct Rows {
   const char* following;  // what is read after them
 };
 
-// Four rows and C tokens. `ahead`, unless null, is where as much memory begins that is prefetched,
-// in address order, as DRAM likes it.
+// Four rows and C tokens. From `ahead` on memory is prefetched, in address order, as DRAM likes it:
+// as much as the rows take, or half of it in each of two passes over them, so that DRAM never
+// rests.
 template <int C>
 static __attribute__((noinline)) void dot_four(const WElem* w, i64 stride, i64 length,
                                                const XElem* const* tokens, const char* ahead,
-                                               float* sums, i64 sums_stride) {
+                                               bool half, float* sums, i64 sums_stride) {
   constexpr int kLines = 4 * kStep * (int)sizeof(WElem) / 64;  // that one step reads
   const XElem* x[C];
   MOEJIT_UNROLL for (int c = 0; c < C; ++c) x[c] = tokens[c];
@@ -106,9 +107,13 @@ static __attribute__((noinline)) void dot_four(const WElem* w, i64 stride, i64 l
   }
   i64 k = 0;
   for (; k + kStep <= length; k += kStep) {
-    if (ahead != nullptr) {
+    if (!half) {
       MOEJIT_UNROLL for (int j = 0; j < kLines; ++j) prefetch(ahead + j * 64);
       ahead += kLines * 64;
+    } else if (kLines > 1 || k % (2 * kStep) == 0) {
+      constexpr int kHalf = (kLines + 1) / 2;
+      MOEJIT_UNROLL for (int j = 0; j < kHalf; ++j) prefetch(ahead + j * 64);
+      ahead += kHalf * 64;
     }
     decltype(Op::x(x[0])) xv[C];
     MOEJIT_UNROLL for (int c = 0; c < C; ++c) xv[c] = Op::x(x[c] + k);
@@ -138,11 +143,11 @@ constexpr int passes_of(int tokens) {
 
 template <int C>
 MOEJIT_INLINE void dot_four_if(int count, const WElem* w, i64 stride, i64 length,
-                               const XElem* const* tokens, const char* ahead, float* sums,
-                               i64 sums_stride) {
+                               const XElem* const* tokens, const char* ahead, bool half,
+                               float* sums, i64 sums_stride) {
   // Three tokens or more make tiles of at least two, or, where six fit, of three.
   if constexpr (C <= kTileTokens && 2 * C >= kTileTokens) {
-    if (count == C) dot_four<C>(w, stride, length, tokens, ahead, sums, sums_stride);
+    if (count == C) dot_four<C>(w, stride, length, tokens, ahead, half, sums, sums_stride);
   }
 }
 
@@ -162,12 +167,12 @@ static __attribute__((noinline)) void dot_fours(int count, const Rows& rows,
       const WElem* w = rows.first + n * rows.stride;
       const XElem* const* x = tokens + place;
       float* out = sums + place * stride + n;
-      dot_four_if<2>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
-      dot_four_if<3>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
-      dot_four_if<4>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
-      dot_four_if<5>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
-      dot_four_if<6>(tile, w, rows.stride, rows.length, x, ahead, out, stride);
-      ahead = nullptr;
+      dot_four_if<2>(tile, w, rows.stride, rows.length, x, ahead, passes > 1, out, stride);
+      dot_four_if<3>(tile, w, rows.stride, rows.length, x, ahead, passes > 1, out, stride);
+      dot_four_if<4>(tile, w, rows.stride, rows.length, x, ahead, passes > 1, out, stride);
+      dot_four_if<5>(tile, w, rows.stride, rows.length, x, ahead, passes > 1, out, stride);
+      dot_four_if<6>(tile, w, rows.stride, rows.length, x, ahead, passes > 1, out, stride);
+      ahead += 2 * rows.length * (i64)sizeof(WElem);
       place += tile;
     }
   }
