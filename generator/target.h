@@ -17,7 +17,7 @@ struct Target {
   int32_t num_units = 1;        // CPU: worker threads; GPU: SMs / CUs
   int64_t l1_bytes = 32 << 10;  // CPU: data cache of one core
   int64_t l2_bytes = 1 << 20;   // CPU: of one core; GPU: whole device
-  int64_t l3_bytes = 0;         // CPU only
+  int64_t l3_bytes = 0;         // CPU; of AMD GPUs, the Infinity Cache
   int64_t shared_bytes = 0;     // GPU: most shared memory of one block
   int64_t registers = 0;        // GPU: 32-bit registers of one unit
 

@@ -13,19 +13,24 @@ constexpr const char* kFormat = "hsaco";
 constexpr int64_t kLdsBytes = 64 << 10;
 
 // Nominal sizes for compile-only use: MI250X (one of its two dies), MI300X, Radeon RX 7900 XTX
-// (whose units are the 48 workgroup processors that HIP counts). Registers: of a unit.
+// (whose units are the 48 workgroup processors that HIP counts). The Infinity Cache behind the L2
+// is that of the data sheets; HIP has no attribute for it, and weights that lie in it are not cold.
+// Registers: of a unit.
 struct ArchFacts {
   const char* arch;
   const char* product;
   int num_units;
   int64_t l2_bytes;
+  int64_t infinity_cache_bytes;
   int64_t registers;
 };
 constexpr ArchFacts kArchs[] = {
-    {"gfx90a", "compile only (sizes of one die of an MI250X)", 110, int64_t{8} << 20, 4 * 512 * 64},
-    {"gfx942", "compile only (sizes of an MI300X)", 304, int64_t{32} << 20, 4 * 512 * 64},
+    {"gfx90a", "compile only (sizes of one die of an MI250X)", 110, int64_t{8} << 20, 0,
+     4 * 512 * 64},
+    {"gfx942", "compile only (sizes of an MI300X)", 304, int64_t{32} << 20, int64_t{256} << 20,
+     4 * 512 * 64},
     {"gfx1100", "compile only (sizes of a Radeon RX 7900 XTX)", 48, int64_t{6} << 20,
-     4 * 1536 * 32},
+     int64_t{96} << 20, 4 * 1536 * 32},
 };
 
 const ArchFacts* find_arch(const std::string& arch) {
@@ -74,6 +79,7 @@ Result<std::unique_ptr<const HipDevice>> HipDevice::open(const Runtime& api, int
   target.num_units = std::max(attribute(kAttrMultiprocessorCount), 1);
   target.l1_bytes = 0;
   target.l2_bytes = attribute(kAttrL2Bytes);
+  target.l3_bytes = find_arch(arch)->infinity_cache_bytes;
   target.shared_bytes = attribute(kAttrSharedPerBlock);
   target.registers = find_arch(arch)->registers;
   // Silicon facts only, with the features of the arch: they change what a unit does.
@@ -105,7 +111,7 @@ Result<std::unique_ptr<const HipDevice>> HipDevice::compile_only(const std::stri
                  .num_units = facts->num_units,
                  .l1_bytes = 0,
                  .l2_bytes = facts->l2_bytes,
-                 .l3_bytes = 0,
+                 .l3_bytes = facts->infinity_cache_bytes,
                  .shared_bytes = kLdsBytes,
                  .registers = facts->registers};
   info.identity = "{\"arch\":\"" + arch + "\",\"backend\":\"hip\",\"compile_only\":true}";

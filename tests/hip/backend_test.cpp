@@ -70,6 +70,7 @@ TEST(HipDeviceTest, ArchWithFeatures) {
   EXPECT_EQ(info.target.arch, "gfx942");
   EXPECT_EQ(info.target.num_units, 304);
   EXPECT_EQ(info.target.shared_bytes, 65536);
+  EXPECT_EQ(info.target.l3_bytes, int64_t{256} << 20) << "or a tune would measure warm weights";
   // The features change what the silicon does, so measurements are kept apart by them.
   EXPECT_NE(info.identity.find("gfx942:sramecc+:xnack-"), std::string::npos);
   EXPECT_EQ(base_arch("gfx90a:xnack+"), "gfx90a");
