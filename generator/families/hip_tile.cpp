@@ -26,7 +26,11 @@ int registers(const MoeConfig& config, const Target& target, const Schedule& s) 
   const int piece = 16 / size_of(config.dtype);
   const int copies_x = (tile_m + 31) / 32;
   const int copies_w = config.transposed ? (8 * (tile_n / piece) + 255) / 256 * piece : tile_n / 32;
-  const int operands = tile_m / s.at("waves_m") / mfma + 1;
+  // Of two steps at once where they are few (kReadAhead of tile_mfma.h).
+  const int rows_x = tile_m / s.at("waves_m") / mfma;
+  const int rows_w = tile_n * s.at("waves_m") / waves(target) / mfma;
+  const bool ahead = waves(target) == 4 && rows_x + rows_w <= 6;
+  const int operands = ahead ? 2 * (rows_x + rows_w) : rows_x + 1;
   return tile_m * tile_n / 256 + 4 * (copies_x + copies_w) +
          (waves(target) == 4 ? 4 : 8) * operands + 2 * (copies_x + copies_w) + 36;
 }

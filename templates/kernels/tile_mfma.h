@@ -26,6 +26,8 @@ constexpr int kTilesW = kWaveN / kMf;
 constexpr int kGroups = Mfma<kMf>::kGroups;
 constexpr int kQuads = Mfma<kMf>::kQuads;
 using Acc = Mfma<kMf>::Acc;
+// Registers for the operands of two steps at once.
+constexpr bool kReadAhead = MOEJIT_WAVE == 64 && kTilesX + kTilesW <= 6;
 // Gate rows in the first half of a tile and of each wave's part, the same up rows in the second.
 constexpr bool kPaired = kGated && !kInterleaved;
 constexpr int kHalf = kBn / 2;
@@ -225,24 +227,52 @@ template <bool kGateUp>
 MOEJIT_DEVICE void multiply(u32 stage, int wave_m, int wave_n, Acc (&acc)[kTilesW][kTilesX]) {
   const u32 lane = wave_lane() % kMf;
   const u32 group = wave_lane() / kMf;
-  MOEJIT_UNROLL
-  for (int step = 0; step < 8 / kGroups; ++step) {
-    const auto operand = [&](u32 row) {
-      Operand o;
+  const auto operand = [&](u32 row, int step) {
+    Operand o;
+    MOEJIT_UNROLL
+    for (int p = 0; p < kGiven; ++p) {
+      o.v[p] = lds_u32x4(stage + stage_offset(row, step * kGroups + (kGiven == 1 ? group : p)));
+    }
+    return o;
+  };
+  const auto tokens = [&](int m, int step) {
+    return operand(wave_m * kWaveM + m * kMf + lane, step);
+  };
+  const auto weights = [&](int w, int step) {
+    return operand(kBm + first_weight_row<kGateUp>(wave_n, w) + weight_lane(lane), step);
+  };
+  constexpr int kSteps = 8 / kGroups;
+  if constexpr (kReadAhead) {
+    // The next step's operands are on their way from LDS while the present one's are multiplied.
+    Operand x[2][kTilesX], v[2][kTilesW];
+    const auto read = [&](int step) {
       MOEJIT_UNROLL
-      for (int p = 0; p < kGiven; ++p) {
-        o.v[p] = lds_u32x4(stage + stage_offset(row, step * kGroups + (kGiven == 1 ? group : p)));
-      }
-      return o;
+      for (int m = 0; m < kTilesX; ++m) x[step % 2][m] = tokens(m, step);
+      MOEJIT_UNROLL
+      for (int w = 0; w < kTilesW; ++w) v[step % 2][w] = weights(w, step);
+      in_order();
     };
+    read(0);
+    MOEJIT_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      if (step + 1 < kSteps) read(step + 1);
+      MOEJIT_UNROLL
+      for (int w = 0; w < kTilesW; ++w) {
+        MOEJIT_UNROLL
+        for (int m = 0; m < kTilesX; ++m) product(acc[w][m], v[step % 2][w], x[step % 2][m]);
+      }
+      in_order();
+    }
+    return;
+  }
+  MOEJIT_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
     Operand x[kTilesX];
     MOEJIT_UNROLL
-    for (int m = 0; m < kTilesX; ++m) {
-      x[m] = operand(wave_m * kWaveM + m * kMf + lane);
-    }
+    for (int m = 0; m < kTilesX; ++m) x[m] = tokens(m, step);
     MOEJIT_UNROLL
     for (int w = 0; w < kTilesW; ++w) {
-      const Operand v = operand(kBm + first_weight_row<kGateUp>(wave_n, w) + weight_lane(lane));
+      const Operand v = weights(w, step);
       MOEJIT_UNROLL
       for (int m = 0; m < kTilesX; ++m) product(acc[w][m], v, x[m]);
     }

@@ -135,7 +135,11 @@ TEST_P(HipCompile, InnerLoopsUseTheMatrixCores) {
     const int products = prefill.at("tile_m") / prefill.at("waves_m") / 32 *
                          (prefill.at("tile_n") * prefill.at("waves_m") / 4 / 32);
     EXPECT_EQ(count(body, wanted.large), products * 4 * parts) << prefill.to_json();
-    EXPECT_GE(count(body, "ds_read_b128"), 4 * (prefill.at("tile_m") / prefill.at("waves_m") / 32));
+    // The operands of the next of four steps are under way in LDS while a step is multiplied.
+    const int reads = prefill.at("tile_m") / prefill.at("waves_m") / 32 +
+                      prefill.at("tile_n") * prefill.at("waves_m") / 4 / 32;
+    EXPECT_EQ(count(body, "ds_read_b128"), 4 * reads);
+    EXPECT_GE(count(body, "lgkmcnt(" + std::to_string(reads) + ")"), 3) << prefill.to_json();
     EXPECT_GE(count(body, "global_load_dwordx4"),
               2 * (prefill.at("tile_m") + prefill.at("tile_n")) / 32);
     EXPECT_EQ(count(body, "flat_load"), 0);
