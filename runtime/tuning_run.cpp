@@ -271,19 +271,17 @@ class Tuning {
       options.deadline = std::min(*deadline_, Clock::now() + nanoseconds(share));
       options.check_operations = std::clamp(seconds_left() * 2e7, 1e7, 1e9);
     }
-    const auto seed = [&](const Selection& selection) {
-      if (auto schedule = Schedule::from_json(selection.schedule); schedule.ok())
-        options.seeds.push_back(*schedule);
+    const auto schedule_of = [](const Selection& selection) -> std::optional<Schedule> {
+      auto schedule = Schedule::from_json(selection.schedule);
+      return schedule.ok() ? std::optional(*schedule) : std::nullopt;
     };
-    if (kept) {
-      seed(*kept);
-    } else if (previous_winner_) {
-      options.seeds.push_back(*previous_winner_);
-    }
-    if (kept && previous_winner_) options.seeds.push_back(*previous_winner_);
+    if (kept) options.incumbent = schedule_of(*kept);
+    if (previous_winner_) options.seeds.push_back(*previous_winner_);
     // Choices of other devices are worth a measurement here, no more.
     const auto elsewhere = store_->selections_elsewhere(key, generator);
-    for (size_t i = 0; i < elsewhere.size() && i < 3; ++i) seed(elsewhere[i]);
+    for (size_t i = 0; i < elsewhere.size() && i < 3; ++i) {
+      if (auto schedule = schedule_of(elsewhere[i])) options.seeds.push_back(*schedule);
+    }
     if (!request_.force) options.known = known_trials(config(), device_, *store_, key);
     options.progress = [this](const TuneProgress& p) { return progress(p.stage, p); };
     return options;

@@ -194,7 +194,8 @@ std::vector<Candidate> choose_candidates(const SessionProblem& problem,
   for (size_t i = 0; i < explorers && chooser.size() < limit; ++i)
     chooser.add_ranked(steady.places[random.below(ranked.size())]);
   for (Candidate& c : chooser.list()) c.is_steady = true;
-  for (size_t i = 0; i < options.seeds.size(); ++i) chooser.add(options.seeds[i], false, i == 0);
+  if (options.incumbent) chooser.add(*options.incumbent, false, true);
+  for (const Schedule& seed : options.seeds) chooser.add(seed, false, false);
   const Order measured = measured_order(ranked);
   chooser.fill(measured.places, measured.look, limit);
   std::vector<Candidate> list = chooser.take();

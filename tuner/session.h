@@ -37,9 +37,10 @@ struct KnownTrial {
 struct SessionOptions {
   int max_candidates = 14;
   bool exhaustive = false;
-  int jobs = 1;                 // compile threads
-  std::vector<Schedule> seeds;  // incumbent first, then winners of neighbouring buckets
-  uint64_t seed = 1;            // of the two random candidates
+  int jobs = 1;                       // compile threads
+  std::optional<Schedule> incumbent;  // the choice so far: stays among equals
+  std::vector<Schedule> seeds;        // worth a measurement: winners of neighbours or elsewhere
+  uint64_t seed = 1;                  // of the two random candidates
   std::vector<KnownTrial> known;
   double check_operations = 1e9;
   // No new candidate begins after it, and finals end early.

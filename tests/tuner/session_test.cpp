@@ -158,14 +158,14 @@ TEST_F(SessionTest, InsideTheNoiseTheIncumbentStays) {
   const Schedule incumbent = space_.back();
   for (const Schedule& s : space_) seconds_[s.to_json()] = 1e-3;
   seconds_[incumbent.to_json()] = 1.005e-3;
-  EXPECT_EQ(tune({.seeds = {incumbent}}).winner.schedule, incumbent);
+  EXPECT_EQ(tune({.incumbent = incumbent}).winner.schedule, incumbent);
 }
 
 TEST_F(SessionTest, ClearlySlowerIncumbentGoes) {
   const Schedule incumbent = space_.back();
   for (const Schedule& s : space_) seconds_[s.to_json()] = 1e-3;
   seconds_[incumbent.to_json()] = 1.2e-3;
-  EXPECT_NE(tune({.seeds = {incumbent}}).winner.schedule, incumbent);
+  EXPECT_NE(tune({.incumbent = incumbent}).winner.schedule, incumbent);
 }
 
 TEST_F(SessionTest, FastButWrongNeverWins) {
