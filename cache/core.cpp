@@ -98,16 +98,29 @@ void Core::open_layers() {
   }
 }
 
+// Whoever deletes a cache that a process has open means the next results to go to a new one; those
+// that went on into the deleted file would be lost.
+void Core::follow_path() {
+  if (user_.db == nullptr || user_.access != Access::kWrite || is_in_place(user_)) return;
+  unsaid_.emplace_back("", user_.path + " was deleted or replaced; it is opened anew");
+  const SqlUse use;
+  used_.clear();
+  user_.db.reset();
+  user_ = UserDb();
+  open_user();
+}
+
 bool Core::usable(bool to_write) const {
   if (user_.db == nullptr || user_.access == Access::kNone) return false;
   if (!to_write) return true;
   return user_.access == Access::kWrite && std::chrono::steady_clock::now() >= suspended_until_;
 }
 
-void Core::suspend(double seconds, const std::string& why) {
+void Core::suspend(double seconds, StatusCode code, const std::string& why) {
   suspended_until_ =
       std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(seconds * 1000));
   suspended_why_ = why;
+  suspended_code_ = code;
   say_once("suspend " + user_.path, why + "; new results are kept in memory for " +
                                         std::to_string(static_cast<int>(seconds)) + " s");
 }
@@ -120,9 +133,9 @@ void Core::handle_error(const char* what) {
   ++counters_->db_fail;
   switch (trouble) {
     case Trouble::kFull:
-      return suspend(kFullPause, message);
+      return suspend(kFullPause, StatusCode::kIoError, message);
     case Trouble::kBusy:
-      return suspend(kBusyPause, message);
+      return suspend(kBusyPause, StatusCode::kUnavailable, message);
     case Trouble::kReadOnly:
       user_.access = Access::kRead;
       user_.why = message + "; new results are not kept";
@@ -152,6 +165,7 @@ bool Core::read(const std::function<void(Db&)>& work) {
 
 bool Core::write(const std::function<void(Db&)>& work) {
   const Lock lock(*this);
+  follow_path();
   if (!usable(true)) return false;
   const SqlUse use;
   {
@@ -220,20 +234,60 @@ void Core::drop_damaged(int64_t blob_id, const ArtifactKey& key) {
   write([&](Db& db) { remove_blob(db, blob_id); });
 }
 
-void Core::put_binary(const ArtifactKey& key, const StoredBinary& binary) {
+bool Core::save() {
+  if (memory.all_saved()) return true;
+  {
+    const Lock lock(*this);
+    if (refused_ || !usable(true)) return false;
+  }
+  const MemoryLayer::Unsaved unsaved = memory.unsaved();
+  for (const auto& [key, binary] : unsaved.binaries) {
+    if (!put_binary(key, *binary)) return give_up();
+  }
+  const bool written = write([&](Db& db) {
+    for (const auto& [environment, limits] : unsaved.limits) write_limits(db, environment, limits);
+    for (const Measurement& m : unsaved.measurements) write_measurement(db, m, m.at);
+    for (const Selection& s : unsaved.selections) write_selection(db, s, s.decided_at);
+  });
+  if (!written) return give_up();
+  memory.forget_unsaved();
+  return true;
+}
+
+bool Core::give_up() {
+  const Lock lock(*this);
+  refused_ = usable(true);
+  return false;
+}
+
+Status Core::why_not_saved() const {
+  const std::string why = degraded();
+  const Lock lock(*this);
+  if (why.empty()) return {StatusCode::kIoError, user_.path + ": does not take what is to be kept"};
+  return {why == suspended_why_ ? suspended_code_ : StatusCode::kIoError, why};
+}
+
+void Core::resume() {
+  const Lock lock(*this);
+  suspended_until_ = {};
+  refused_ = false;
+}
+
+bool Core::put_binary(const ArtifactKey& key, const StoredBinary& binary) {
   PutOutcome outcome = PutOutcome::kAdded;
   int64_t total = 0;
   const bool written = write([&](Db& db) {
     outcome = write_binary(db, key, binary, unix_now());
     total = blob_bytes(db);
   });
-  if (!written) return;
+  if (!written) return false;
   if (outcome == PutOutcome::kAlreadyThere) ++counters_->dup_compile;
   if (total > options.max_bytes) {
     int64_t evicted = 0;
     write([&](Db& db) { evicted = evict_binaries(db, options.max_bytes / 5 * 4, 256).binaries; });
     counters_->evict += evicted;
   }
+  return true;
 }
 
 void Core::note_use(int64_t art_id, int64_t last_used_at) {

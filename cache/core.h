@@ -35,7 +35,14 @@ class Core {
 
   // The database, then the read-only ones in order; null where no intact binary is there.
   std::shared_ptr<const StoredBinary> find_binary(const ArtifactKey& key);
-  void put_binary(const ArtifactKey& key, const StoredBinary& binary);
+  bool put_binary(const ArtifactKey& key, const StoredBinary& binary);
+
+  // Writes what is in memory only, where the database takes part. False where some of it is still
+  // in no file. REQUIRES: `records` held.
+  bool save();
+  Status why_not_saved() const;
+  // Tries to write again at once, however long it was to wait after a failure.
+  void resume();
 
   // `work` on each read-only database until it returns true.
   void read_only(const std::function<bool(Db&)>& work);
@@ -48,6 +55,7 @@ class Core {
   const StoreOptions options;
   MemoryLayer memory;
   Once once;
+  std::mutex records;  // held from a failed write until its record is in memory
 
  private:
   struct Layer {
@@ -68,9 +76,11 @@ class Core {
   UserDbOptions user_options() const;
   void open_user();
   void open_layers();
+  void follow_path();
+  bool give_up();
   bool usable(bool to_write) const;
   void handle_error(const char* what);
-  void suspend(double seconds, const std::string& why);
+  void suspend(double seconds, StatusCode code, const std::string& why);
   void note_use(int64_t art_id, int64_t last_used_at);
   void flush_uses();
   void drop_damaged(int64_t blob_id, const ArtifactKey& key);
@@ -82,6 +92,8 @@ class Core {
   std::vector<Layer> layers_;
   std::chrono::steady_clock::time_point suspended_until_{};
   std::string suspended_why_;
+  StatusCode suspended_code_ = StatusCode::kIoError;
+  bool refused_ = false;       // the database works and yet would not take what was unsaved
   std::vector<int64_t> used_;  // artifacts whose time stamp is to be renewed
 };
 

@@ -67,6 +67,11 @@ void MemoryLayer::put(const ArtifactKey& key, std::shared_ptr<const StoredBinary
   }
 }
 
+void MemoryLayer::mark_unsaved(const ArtifactKey& key) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  unsaved_binaries_.push_back(key);
+}
+
 void MemoryLayer::record(const Measurement& recorded) {
   Measurement measurement = recorded;
   if (measurement.at == 0) measurement.at = unix_now();
@@ -175,6 +180,37 @@ void MemoryLayer::set_limits(const std::string& environment, const EnvironmentLi
 void MemoryLayer::forget_limits(const std::string& environment) {
   std::lock_guard<std::mutex> lock(mutex_);
   limits_.erase(environment);
+}
+
+MemoryLayer::Unsaved MemoryLayer::unsaved() const {
+  Unsaved all;
+  std::vector<ArtifactKey> keys;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    keys = unsaved_binaries_;
+    all.limits.assign(limits_.begin(), limits_.end());
+    all.measurements = measurements_;
+    for (const auto& [key, selection] : selections_) all.selections.push_back(selection);
+  }
+  // One that has left memory since is compiled again some day.
+  for (ArtifactKey& key : keys) {
+    if (auto binary = find(key)) all.binaries.emplace_back(std::move(key), std::move(binary));
+  }
+  return all;
+}
+
+bool MemoryLayer::all_saved() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return unsaved_binaries_.empty() && limits_.empty() && measurements_.empty() &&
+         selections_.empty();
+}
+
+void MemoryLayer::forget_unsaved() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  unsaved_binaries_.clear();
+  limits_.clear();
+  measurements_.clear();
+  selections_.clear();
 }
 
 }  // namespace moejit::internal

@@ -1,5 +1,5 @@
 // What this process knows without asking a file: binaries that it compiled or read, and the
-// records that could not be written. Thread-safe.
+// records that could not be written yet. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cache/store.h"
@@ -23,6 +24,8 @@ class MemoryLayer {
 
   std::shared_ptr<const StoredBinary> find(const ArtifactKey& key) const;
   void put(const ArtifactKey& key, std::shared_ptr<const StoredBinary> binary);
+  // That `key` is in no file yet.
+  void mark_unsaved(const ArtifactKey& key);
 
   void record(const Measurement& measurement);
   std::vector<Measurement> measurements(const MeasurementKey& key) const;
@@ -42,6 +45,18 @@ class MemoryLayer {
   void set_limits(const std::string& environment, const EnvironmentLimits& limits);
   void forget_limits(const std::string& environment);
 
+  // All that is in no file yet, in the order in which it is to be written.
+  struct Unsaved {
+    std::vector<std::pair<ArtifactKey, std::shared_ptr<const StoredBinary>>> binaries;
+    std::vector<std::pair<std::string, EnvironmentLimits>> limits;
+    std::vector<Measurement> measurements;
+    std::vector<Selection> selections;
+  };
+  Unsaved unsaved() const;
+  bool all_saved() const;
+  // It was written. REQUIRES: nothing came since unsaved().
+  void forget_unsaved();
+
  private:
   struct Entry {
     ArtifactKey key;
@@ -58,6 +73,7 @@ class MemoryLayer {
   std::vector<Measurement> measurements_;
   std::map<SelectionKey, Selection> selections_;
   std::map<std::string, EnvironmentLimits> limits_;
+  std::vector<ArtifactKey> unsaved_binaries_;
 };
 
 // Best first: ok before failed, then by time.

@@ -30,6 +30,7 @@ class StoreImpl : public Store {
   ~StoreImpl() override {
     Core* const core = core_.load();
     if (core->generation == fork_generation()) {
+      (void)StoreImpl::save();  // the last chance
       delete core;
     } else {
       abandon(core);
@@ -50,19 +51,23 @@ class StoreImpl : public Store {
     Core& c = core();
     if (const auto found = probe(c, key)) return *found;
     double waited_s = 0;
-    const Once::Steps steps{[&] { return probe(c, key); },
-                            [&] {
-                              ++counters_.compile;
-                              return compile();
-                            },
-                            [&](const Once::Shared& binary) {
-                              // "Any compiler" was asked for; kept is the one that it was.
-                              const ArtifactKey named{key.source, key.toolchain.empty()
-                                                                      ? binary->toolchain
-                                                                      : key.toolchain};
-                              c.memory.put(named, binary);
-                              c.put_binary(named, *binary);
-                            }};
+    const Once::Steps steps{
+        [&] { return probe(c, key); },
+        [&] {
+          ++counters_.compile;
+          return compile();
+        },
+        [&](const Once::Shared& binary) {
+          // "Any compiler" was asked for; kept is the one that it was.
+          const ArtifactKey named{key.source,
+                                  key.toolchain.empty() ? binary->toolchain : key.toolchain};
+          const std::lock_guard<std::mutex> lock(c.records);
+          c.memory.put(named, binary);
+          c.save();
+          if (!c.put_binary(named, *binary) && options_.mode == StoreMode::kReadWrite) {
+            c.memory.mark_unsaved(named);
+          }
+        }};
     const Result<Once::Shared> result =
         c.once.run(artifact_digest(key), lock_folder(c), options_.lock_wait_s, steps, &waited_s);
     counters_.wait_us += static_cast<int64_t>(waited_s * 1e6);
@@ -72,6 +77,8 @@ class StoreImpl : public Store {
 
   void record(const Measurement& measurement) override {
     Core& c = core();
+    const std::lock_guard<std::mutex> lock(c.records);
+    c.save();
     if (!c.write([&](Db& db) { write_measurement(db, measurement, unix_now()); })) {
       c.memory.record(measurement);
     }
@@ -81,6 +88,8 @@ class StoreImpl : public Store {
     Core& c = core();
     Selection decided = selection;
     decided.decided_at = unix_now();
+    const std::lock_guard<std::mutex> lock(c.records);
+    c.save();
     if (c.write([&](Db& db) { write_selection(db, decided, decided.decided_at); })) {
       c.memory.forget_selection(decided.key, decided.generator);
     } else {
@@ -166,6 +175,8 @@ class StoreImpl : public Store {
 
   void set_limits(const std::string& environment, const EnvironmentLimits& limits) override {
     Core& c = core();
+    const std::lock_guard<std::mutex> lock(c.records);
+    c.save();
     if (c.write([&](Db& db) { write_limits(db, environment, limits); })) {
       c.memory.forget_limits(environment);
     } else {
@@ -196,6 +207,15 @@ class StoreImpl : public Store {
       return a.key.environment < b.key.environment;
     });
     return all;
+  }
+
+  Status save() override {
+    Core& c = core();
+    const std::lock_guard<std::mutex> lock(c.records);
+    if (c.memory.all_saved()) return {};
+    c.resume();
+    if (c.save()) return {};
+    return c.why_not_saved();
   }
 
   std::vector<std::pair<std::string, int64_t>> counters() const override {

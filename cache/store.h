@@ -115,7 +115,9 @@ class Store {
   virtual Result<StoredBinary> find_or_compile(
       const ArtifactKey& key, const std::function<Result<StoredBinary>()>& compile) = 0;
 
-  virtual void record(const Measurement& measurement) = 0;  // committed on return
+  // Committed on return, or kept in memory where the database could not take part, until a later
+  // call or save() finds it willing.
+  virtual void record(const Measurement& measurement) = 0;
   // Takes the place of the one of its key and generator; a pinned one yields only to a pinned one.
   virtual void select(const Selection& selection) = 0;
   virtual std::optional<Selection> find_selection(const MeasurementKey& key,
@@ -138,6 +140,10 @@ class Store {
   // environments, newest first: seeds that are to be measured here before they are trusted.
   virtual std::vector<Selection> selections_elsewhere(const MeasurementKey& key,
                                                       const std::string& generator) = 0;
+
+  // Tries once more to write what is in memory only, a pause after a failure or not. Where some of
+  // it is still in no file: kUnavailable while another process writes, else kIoError.
+  virtual Status save() = 0;
 
   // Counters since open: "hit_memory", "hit_user", "hit_read_only", "compile", "bad_hash",
   // "db_fail", "wait_ms".

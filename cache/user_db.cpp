@@ -204,6 +204,12 @@ UserDb prepare(const UserDbOptions& options) {
 
 }  // namespace
 
+bool is_in_place(const UserDb& user) {
+  struct stat st;
+  return ::lstat(user.path.c_str(), &st) == 0 && st.st_dev == user.device &&
+         st.st_ino == user.inode;
+}
+
 bool OpenedFile::note(uint64_t device, uint64_t inode) {
   release();
   Opened& o = opened();

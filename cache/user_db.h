@@ -62,6 +62,9 @@ struct UserDbOptions {
 // Opens or creates the database. Never fails: `access` and `why` tell how far it came.
 UserDb open_user_db(const UserDbOptions& options);
 
+// Whether the open file is still the one under its name.
+bool is_in_place(const UserDb& user);
+
 // After Trouble::kCorrupt: closes the connection. Where no other process is connected, the file is
 // set aside as *.bad-<time> and a new one takes its place; else access becomes kNone, since a file
 // that others have open must not be moved.
