@@ -75,12 +75,12 @@ std::string build(const std::string& temporary, bool network) {
   return db->message();
 }
 
+}  // namespace
+
 std::string sync_file(const std::string& path) {
   const Fd file(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   return file && ::fsync(file.get()) == 0 ? "" : errno_message(errno);
 }
-
-}  // namespace
 
 std::string create_database(const std::string& directory, bool network, FileLock* connected) {
   const std::string path = join_path(directory, kDatabaseName);
@@ -154,7 +154,8 @@ int64_t remove_database(const std::string& directory) {
 }
 
 std::string uri_escape(std::string_view path) {
-  std::string text;
+  // What follows the first two slashes of a URI would be a host.
+  std::string text = path.starts_with("//") ? "//" : "";
   for (const char c : path) {
     if (c == '?' || c == '#' || c == '%') {
       char code[4];

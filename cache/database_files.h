@@ -26,6 +26,9 @@ std::string set_database_aside(const std::string& directory);
 // Only with the exclusive lock. Returns the bytes of what had been set aside.
 int64_t remove_database(const std::string& directory);
 
+// Flushes a file to the disk. "" or why not.
+std::string sync_file(const std::string& path);
+
 // A path as it is written in an SQLite URI.
 std::string uri_escape(std::string_view path);
 

@@ -9,6 +9,7 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "cache/database_files.h"
 #include "cache/evict.h"
 #include "cache/place.h"
 #include "cache/schema.h"
@@ -16,8 +17,6 @@
 
 namespace moejit::internal {
 namespace {
-
-constexpr int64_t kMaxPackBytes = int64_t{8} << 30;
 
 int64_t number(Db& db, const char* sql) {
   Query query(db, sql);
@@ -91,13 +90,6 @@ bool take_limits(Db& from, Db& to, const std::string& environment) {
   return true;
 }
 
-Result<std::string> file_sha256(const std::string& path) {
-  auto text = read_file(path, kMaxPackBytes);
-  if (!text.ok()) return text.status();
-  const Digest digest = sha256(text->data(), text->size());
-  return to_hex(digest.data(), digest.size());
-}
-
 // GPU code runs on the device; anything else becomes part of this process.
 bool runs_on_host(const std::string& format) {
   return format != "cubin" && format != "hsaco";
@@ -161,18 +153,18 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
   if (!source.ok()) return source.status();
   PackReport report;
   report.path = output;
-  if (!options.sign.empty()) {
-    if (Status can = signatures_available(); !can.ok()) return can;
-  }
+  if (!options.sign.empty()) MOEJIT_RETURN_IF_ERROR(check_signing_key(options.sign));
   const std::string temporary = output + "." + std::to_string(::getpid()) + ".tmp";
   ::unlink(temporary.c_str());
   Status status;
   {
     int code = 0;
     std::string message;
+    // Nobody else opens this name, and a fleet's file system may have no locks.
     const auto pack =
-        Db::open(temporary, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, 0,
-                 &code, &message);
+        Db::open("file:" + uri_escape(temporary) + "?nolock=1",
+                 SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI,
+                 0, &code, &message);
     if (pack == nullptr) {
       return Status(StatusCode::kIoError, "cannot create " + temporary + ": " + message);
     }
@@ -187,6 +179,11 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
     if (status.ok() && pack->error() != 0) {
       status = {StatusCode::kIoError, "cannot write " + output + ": " + pack->message()};
     }
+  }
+  // A pack that was announced survives a loss of power.
+  if (status.ok()) {
+    if (const std::string why = sync_file(temporary); !why.empty())
+      status = {StatusCode::kIoError, "cannot write " + temporary + ": " + why};
   }
   if (status.ok()) {
     auto digest = file_sha256(temporary);

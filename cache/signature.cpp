@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 
 #include "base/dylib.h"
@@ -149,8 +150,37 @@ Status create_file(const std::string& path, const std::string& text, mode_t mode
 
 }  // namespace
 
+Result<std::string> file_sha256(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const auto failed = [&] {
+    return Status(errno == ENOENT ? StatusCode::kNotFound : StatusCode::kIoError,
+                  "cannot read " + path + ": " + errno_message(errno));
+  };
+  if (!fd) return failed();
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return failed();
+  if (!S_ISREG(info.st_mode))  // a device may have no end
+    return Status(StatusCode::kIoError, "cannot read " + path + ": it is no regular file");
+  Sha256 hash;
+  std::vector<uint8_t> piece(1 << 20);
+  for (;;) {
+    const ssize_t n = ::read(fd.get(), piece.data(), piece.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return failed();
+    if (n == 0) break;
+    hash.update(piece.data(), static_cast<size_t>(n));
+  }
+  const auto digest = hash.finish();
+  return to_hex(digest.data(), digest.size());
+}
+
 Status signatures_available() {
   return crypto().status();
+}
+
+Status check_signing_key(const std::string& path) {
+  if (!crypto().ok()) return crypto().status();
+  return read_secret(path).status();
 }
 
 std::string signature_path(const std::string& pack) {

@@ -13,6 +13,12 @@ namespace moejit::internal {
 // Why signatures cannot be made and checked here; ok where they can.
 Status signatures_available();
 
+// Why this secret key cannot sign; ok where it can.
+Status check_signing_key(const std::string& path);
+
+// Of a file's bytes, 64 hexadecimal digits.
+Result<std::string> file_sha256(const std::string& path);
+
 // A new key pair: `path` gets the secret half (mode 0600), `path`.pub the public one. Neither may
 // exist. Returns the public key in hexadecimal.
 Result<std::string> make_signing_key(const std::string& path);
