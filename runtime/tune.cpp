@@ -1,3 +1,4 @@
+#include "base/settings.h"
 #include "moejit/tuning.h"
 #include "runtime/library.h"
 #include "runtime/tuning_run.h"
@@ -10,7 +11,13 @@ Result<TuneReport> tune(const TuneRequest& request) {
   MOEJIT_RETURN_IF_ERROR(internal::check_tune_request(request));
   auto device = internal::open_device(request.device, request.num_threads);
   if (!device.ok()) return device.status();
-  return internal::run_tuning(request, **device, internal::open_store(request.cache_path));
+  auto store = internal::open_store(request.cache_path);
+  if (std::string why = store->degraded(); request.require_cache && !why.empty()) {
+    const internal::Settings& settings = internal::settings();
+    if (request.cache_path.empty() && settings.cache_dir.empty()) why = settings.cache_dir_reason;
+    return Status(StatusCode::kIoError, "results could not be kept: " + why);
+  }
+  return internal::run_tuning(request, **device, std::move(store));
 }
 
 Result<DeviceLimits> device_limits(const std::string& device_name, DType dtype, bool measure,

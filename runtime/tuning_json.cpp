@@ -177,6 +177,7 @@ Result<TuneRequest> tune_request_from_json(std::string_view text) {
     fields->read_enum("isolation", &r->isolation, isolation_from_string);
     fields->read("helper", &r->helper);
     fields->read("trial_timeout_s", &r->trial_timeout_s);
+    fields->read("require_cache", &r->require_cache);
     return fields->status();
   });
 }
@@ -258,6 +259,12 @@ std::string to_json(const TuneProgress& p) {
 }
 
 std::string to_json(const TuneReport& report) {
+  Ordered failures = Ordered::array();
+  for (const TuneFailure& failure : report.failures) {
+    failures.push_back({{"config", object_of(failure.config.to_json())},
+                        {"tokens", failure.tokens},
+                        {"why", failure.why}});
+  }
   Ordered rows = Ordered::array();
   for (const TuneRow& row : report.rows) {
     Ordered object = row_of(row);
@@ -275,6 +282,8 @@ std::string to_json(const TuneReport& report) {
                   {"cancelled", report.cancelled},
                   {"out_of_budget", report.out_of_budget},
                   {"missing", report.missing},
+                  {"failures", std::move(failures)},
+                  {"not_kept", report.not_kept},
                   {"seconds", report.seconds},
                   {"rows", std::move(rows)}});
 }

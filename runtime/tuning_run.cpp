@@ -52,6 +52,7 @@ class Tuning {
     }
     MOEJIT_RETURN_IF_ERROR(choose_isolation());
     report_.device = device_.info().name;
+    keeps_ = store_->degraded().empty();
     // First whatever has no result; then what an earlier budget cut short.
     for (size_t i = 0; i < items_.size(); ++i) todo_.push_back(i);
     for (place_ = 0; place_ < todo_.size(); ++place_) {
@@ -67,10 +68,14 @@ class Tuning {
         if (request_.budget_s > 0 && !deadline_)
           deadline_ = Clock::now() + nanoseconds(request_.budget_s);
       }
-      MOEJIT_RETURN_IF_ERROR(one_bucket());
+      if (Status status = one_bucket(); !status.ok()) {
+        MOEJIT_RETURN_IF_ERROR(pass_over(status));
+      }
       if (cancelled_) return finish(true);
+      if (!keep(/*patiently=*/false)) return finish(false);
     }
     progress(TuneStage::kDone, {});
+    if (report_.failures.size() == items_.size()) return first_failure_;
     return finish(false);
   }
 
@@ -83,8 +88,33 @@ class Tuning {
     return deadline_ ? std::chrono::duration<double>(*deadline_ - Clock::now()).count() : 1e9;
   }
 
+  // A token count whose candidates all fail does not take the others along.
+  Status pass_over(const Status& status) {
+    if (status.code() != StatusCode::kVerificationFailed &&
+        status.code() != StatusCode::kOutOfMemory && status.code() != StatusCode::kUnsupported) {
+      return status;
+    }
+    lab_.reset();  // and what it has allocated
+    if (first_failure_.ok()) first_failure_ = status;
+    report_.failures.push_back({config(), tokens(), status.message()});
+    return {};
+  }
+
+  // False: the database takes no results any more, and what is measured would end with the process.
+  // A writer who takes long is waited for at the end only.
+  bool keep(bool patiently) {
+    if (!keeps_ || !report_.not_kept.empty()) return !keeps_;
+    Status status = store_->save();
+    for (int i = 0; i < 6 && patiently && status.code() == StatusCode::kUnavailable; ++i)
+      status = store_->save();
+    if (status.ok() || (status.code() == StatusCode::kUnavailable && !patiently)) return true;
+    report_.not_kept = status.message();
+    return false;
+  }
+
   TuneReport finish(bool cancelled) {
     forget_kernels();
+    keep(/*patiently=*/true);
     report_.cancelled = cancelled;
     report_.seconds = elapsed();
     // What was put off and then not reached has its earlier result.
@@ -192,7 +222,8 @@ class Tuning {
   Status one_bucket() {
     const MeasurementKey key = measurement_key(config(), device_, tokens(), spec_.name);
     const std::string& generator = generator_digest(device_.info().target);
-    const auto kept = store_->find_selection(key, generator);
+    auto kept = store_->find_selection(key, generator);
+    if (kept && !usable(*kept)) kept.reset();
     const auto rows = draw_rows();
     if (kept && !request_.force && !second_pass_) {
       publish(*kept);
@@ -245,6 +276,13 @@ class Tuning {
                   " candidates gave a right answer; see `moejit explain`"};
     }
     return {};
+  }
+
+  // What get_kernel would not follow, such as a damaged row or a bad import, is no result.
+  bool usable(const Selection& kept) const {
+    const auto schedule = Schedule::from_json(kept.schedule);
+    const Family* family = schedule.ok() ? find_family(schedule->family) : nullptr;
+    return family != nullptr && !family->why_not(config(), device_.info().target, *schedule);
   }
 
   // A search that was cut short, or is to be exhaustive now, goes on where it ended.
@@ -381,6 +419,8 @@ class Tuning {
   TuneReport report_;
   std::map<size_t, TuneRow> rows_, put_off_;  // by index into items_
   bool limits_known_ = false, cancelled_ = false, second_pass_ = false;
+  bool keeps_ = false;  // results were to end in a file
+  Status first_failure_;
   double measured_s_ = 0, measured_cost_ = 0;
   std::vector<size_t> todo_;  // indices into items_
   size_t place_ = 0;          // in todo_

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "base/json_util.h"
+#include "base/settings.h"
 #include "moejit/tuning.h"
 #include "tools/compile_only.h"
 #include "tools/interrupt.h"
@@ -182,6 +183,8 @@ class Tune : public Command {
     request_.device = device_.name();
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
+    // Minutes of measuring that end with the process are what nobody wants, unless asked for.
+    request_.require_cache = internal::settings().cache == internal::CacheMode::kReadWrite;
     for (const MoeConfig& layer : request_.layers) MOEJIT_RETURN_IF_ERROR(device_.check(layer));
     return {};
   }
@@ -224,11 +227,26 @@ class Tune : public Command {
         "\nmoejit tune: stopping after the current measurement; Ctrl-C again ends at once\n");
     auto report = tune(request_);
     progress.clear();
-    if (!report.ok()) return context.fail(report.status());
+    if (!report.ok()) {
+      const ExitCode code = context.fail(report.status());
+      if (report.status().message().starts_with("results could not be kept"))
+        context.note(
+            "--cache-dir names another directory, MOEJIT_CACHE=off tunes for the table alone");
+      return code;
+    }
 
     const ExitCode printed = context.print(result_table(request_.layers, *report));
     if (printed != ExitCode::kOk) return printed;
     summarize(context, *report, request_.layers.size() > 1);
+    for (const TuneFailure& failure : report->failures) {
+      context.note((request_.layers.size() > 1 ? short_name(failure.config) + " " : "") + "T" +
+                   std::to_string(failure.tokens) + " has no result: " + failure.why);
+    }
+    if (!report->not_kept.empty()) {
+      return context.fail(
+          {StatusCode::kIoError, "the last results are not in the cache: " + report->not_kept +
+                                     "; make room and run it again to go on from here"});
+    }
     if (report->cancelled) return ExitCode::kInterrupted;
     if (report->missing > 0) {
       context.note(std::to_string(report->missing) + " of " +

@@ -270,10 +270,11 @@ typedef int32_t (*moejit_progress_callback)(const char* progress_json, void* use
 /* Measures schedules and keeps the best in the cache. Further fields: "layers" [config, ...] in
  * place of "config", "routing" ("uniform"), "budget_s", "jobs", "max_candidates", "exhaustive",
  * "force", "shard_index", "shard_count", "isolation" ("auto", "on", "off"), "helper",
- * "trial_timeout_s". Progress may be NULL. A call that was stopped is MOEJIT_OK with "cancelled":
- * true.
+ * "trial_timeout_s", "require_cache". Progress may be NULL. A call that was stopped is MOEJIT_OK
+ * with "cancelled": true; so is one that ended because the disk is full, with "not_kept": why.
  *   {"device":"cpu","limits":{...},"cancelled":false,"out_of_budget":false,"missing":0,
- *    "seconds":1.5,"rows":[{"tokens":1,"median_s":1e-5,"share":0.9,"schedule":{...},...}]} */
+ *    "failures":[{"config":{...},"tokens":8,"why":"..."}],"not_kept":"","seconds":1.5,
+ *    "rows":[{"tokens":1,"median_s":1e-5,"share":0.9,"schedule":{...},...}]} */
 MOEJIT_C_API moejit_status moejit_tune_json(const char* request, moejit_progress_callback progress,
                                             void* user, char** report);
 /* Times what moejit_get_kernel returns. Further fields: "routing", "samples", "check". */

@@ -83,6 +83,8 @@ struct TuneRequest {
   std::string helper;
   // Seconds beyond the expected ones after which a candidate counts as hung; 0: 20.
   double trial_timeout_s = 0;
+  // kIoError at once where the cache cannot keep results, instead of tuning for this process only.
+  bool require_cache = false;
 };
 
 struct BenchRow {
@@ -108,6 +110,13 @@ struct TuneRow : BenchRow {
   MoeConfig config;    // the layer
 };
 
+// A token count without a result although there was time: every candidate failed.
+struct TuneFailure {
+  MoeConfig config;
+  int64_t tokens = 0;
+  std::string why;
+};
+
 struct TuneReport {
   std::string device;
   DeviceLimits limits;
@@ -116,6 +125,10 @@ struct TuneReport {
   double seconds = 0;
   int32_t missing = 0;         // buckets without a result: stopped, or out of budget
   bool out_of_budget = false;  // the same request goes on from here
+  std::vector<TuneFailure> failures;
+  // Why the newest results are in this process's memory only (a full disk): the run ended there.
+  // "": everything is in the cache, or nothing was to be kept from the start.
+  std::string not_kept;
 };
 
 // Tunes every bucket; each finished measurement is committed to the cache before the next begins.

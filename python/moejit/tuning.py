@@ -58,7 +58,7 @@ def tune(config: ConfigLike, *, device: Any = "auto", tokens: Optional[Sequence[
     knows is not measured again unless `force`. progress receives a dict often (tokens, stage, done, total, best_s,
     remaining_s, ...) on a helper thread; returning False stops after the current measurement. Ctrl-C does that too, and
     then raises KeyboardInterrupt; everything measured is in the cache. Returns {"device", "limits", "rows": [...], "cancelled",
-    "seconds"}. Takes minutes; raises a subclass of moejit.Error.
+    "failures", "not_kept", "seconds"}; "not_kept" says why the last results are not in the cache (a full disk), else "". Takes minutes; raises a subclass of moejit.Error.
     """
     raised: List[BaseException] = []
     stop = threading.Event()
