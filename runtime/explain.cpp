@@ -15,10 +15,11 @@ namespace {
 
 constexpr size_t kRunnersUp = 8;
 
-// Of a policy's canonical JSON.
+// Of a policy's canonical JSON; of whatever else the cache holds, nothing.
 std::string routing_of(const std::string& policy) {
   const auto json = nlohmann::json::parse(policy, nullptr, false);
-  return json.is_object() ? json.value("routing", "") : "";
+  const bool known = json.is_object() && json.contains("routing") && json["routing"].is_string();
+  return known ? json["routing"].get<std::string>() : "";
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
 #include "cache/place.h"
@@ -15,8 +16,9 @@ namespace {
 constexpr size_t kMaxModelSchedules = 3;
 constexpr double kWorthAnotherCompile = 1.05;  // a further schedule must gain 5 % somewhere
 constexpr double kTooLittle_s = 2e-6;          // and that much a launch
-constexpr double kNearestWithin = 2.0;         // ratio of token counts
-constexpr double kWorthTrusting = 1.25;        // predicted, against the default, of another device
+constexpr size_t kAskedOfANeighbour = 32;
+constexpr double kNearestWithin = 2.0;   // ratio of token counts
+constexpr double kWorthTrusting = 1.25;  // predicted, against the default, of another device
 
 std::string bucket_words(int64_t tokens) {
   return std::to_string(tokens) + (tokens == 1 ? " token" : " tokens");
@@ -60,6 +62,13 @@ Elsewhere choices_elsewhere(const Device& device, Store& store, const Measuremen
   const auto facts_of = [](const std::string& identity) {
     return nlohmann::json::parse(identity, nullptr, false);
   };
+  // Without the features of "gfx942:sramecc+:xnack-".
+  const auto arch_of = [](const nlohmann::json& facts) {
+    const auto arch = facts.find("arch");
+    const std::string name =
+        arch != facts.end() && arch->is_string() ? arch->get<std::string>() : "";
+    return name.substr(0, name.find(':'));
+  };
   nlohmann::json here = facts_of(device.info().identity);
   if (!here.is_object()) return found;
   here.erase("driver");
@@ -69,64 +78,126 @@ Elsewhere choices_elsewhere(const Device& device, Store& store, const Measuremen
     there.erase("driver");
     if (there == here) {
       found.other_driver.push_back(std::move(s));
-    } else if (there.value("arch", "") == device.info().target.arch &&
-               there.value("backend", "") == here.value("backend", "?")) {
+    } else if (arch_of(there) == device.info().target.arch && there.contains("backend") &&
+               there["backend"] == here["backend"]) {
       found.same_arch.push_back(std::move(s));
     }
   }
   return found;
 }
 
+// The places of the least `n` of `values`.
+std::vector<size_t> least(const std::vector<double>& values, size_t n) {
+  std::vector<size_t> places(values.size());
+  std::iota(places.begin(), places.end(), size_t{0});
+  n = std::min(n, places.size());
+  std::partial_sort(places.begin(), places.begin() + static_cast<std::ptrdiff_t>(n), places.end(),
+                    [&](size_t a, size_t b) { return values[a] < values[b]; });
+  places.resize(n);
+  return places;
+}
+
+// Predicted seconds of every schedule of `space` for every bucket of `open`.
+std::vector<std::vector<double>> predict_all(const MoeConfig& config, const Target& target,
+                                             const DeviceLimits& limits,
+                                             const std::vector<PlannedBucket*>& open,
+                                             const std::vector<Schedule>& space) {
+  std::vector<std::vector<double>> predicted(open.size(), std::vector<double>(space.size()));
+  // Neighbours rank mostly alike, and this is most of the time of a get_kernel that finds its
+  // binaries in the cache: every second bucket asks for what is best on either side alone.
+  const auto between = [&](size_t b) {
+    return b % 2 == 1 && open[b]->tokens <= 2 * open[b - 1]->tokens;
+  };
+  for (const bool second : {false, true}) {
+    for (size_t b = 0; b < open.size(); ++b) {
+      if (between(b) != second) continue;
+      const RowCounts rows = typical_rows(config, open[b]->tokens);
+      const auto predict = [&](size_t s) {
+        return predict_seconds(find_family(space[s].family)->work(config, target, space[s], rows),
+                               limits);
+      };
+      if (!second) {
+        for (size_t s = 0; s < space.size(); ++s) predicted[b][s] = predict(s);
+        continue;
+      }
+      const std::vector<double>& before = predicted[b - 1];
+      const size_t first = least(before, 1).front();
+      const double scale = predict(first) / before[first];
+      for (size_t s = 0; s < space.size(); ++s) predicted[b][s] = scale * before[s];
+      for (const size_t s : least(before, kAskedOfANeighbour)) predicted[b][s] = predict(s);
+      if (b + 1 == open.size()) continue;
+      for (const size_t s : least(predicted[b + 1], kAskedOfANeighbour))
+        predicted[b][s] = predict(s);
+    }
+  }
+  return predicted;
+}
+
 // The model's picks for the buckets in `open`, at most kMaxModelSchedules different ones.
 void pick_by_model(const MoeConfig& config, const Target& target, const DeviceLimits& limits,
                    std::vector<PlannedBucket*> open) {
   const std::vector<Schedule> space = legal_schedules(config, target);
-  std::vector<std::vector<double>> predicted(open.size(), std::vector<double>(space.size()));
-  std::vector<double> best(open.size(), INFINITY);
+  const std::vector<std::vector<double>> predicted =
+      predict_all(config, target, limits, open, space);
+  std::vector<double> best(open.size());
+  std::vector<std::vector<double>> regret = predicted;  // the logarithm of what is lost
   for (size_t b = 0; b < open.size(); ++b) {
-    // Neighbours rank alike: every second bucket takes the order of the one before, which halves
-    // what is most of the time of a get_kernel that finds its binaries in the cache.
-    if (b % 2 == 1 && open[b]->tokens <= 2 * open[b - 1]->tokens) {
-      predicted[b] = predicted[b - 1];
-      best[b] = best[b - 1];
-      continue;
-    }
-    const RowCounts rows = typical_rows(config, open[b]->tokens);
-    for (size_t s = 0; s < space.size(); ++s) {
-      predicted[b][s] = predict_seconds(
-          find_family(space[s].family)->work(config, target, space[s], rows), limits);
-      best[b] = std::min(best[b], predicted[b][s]);
-    }
+    best[b] = *std::min_element(predicted[b].begin(), predicted[b].end());
+    for (double& r : regret[b]) r = std::log(r / best[b]);
   }
-  std::vector<size_t> chosen;
-  std::vector<double> current(open.size(), INFINITY);
-  while (chosen.size() < std::min(kMaxModelSchedules, space.size())) {
-    bool enough = !chosen.empty();
-    // Nor is a compilation of half a second worth microseconds of a tiny layer.
+  // What bucket b takes of `chosen`, without the one at place `without`.
+  const auto taken = [&](size_t b, const std::vector<size_t>& chosen, size_t without = SIZE_MAX) {
+    size_t pick = SIZE_MAX;
+    for (size_t c = 0; c < chosen.size(); ++c) {
+      if (c != without && (pick == SIZE_MAX || predicted[b][chosen[c]] < predicted[b][pick]))
+        pick = chosen[c];
+    }
+    return pick;
+  };
+  // The schedule that loses least beside `chosen`, and what is lost then.
+  const auto next = [&](const std::vector<size_t>& chosen, size_t without = SIZE_MAX) {
+    std::vector<double> current(open.size(), INFINITY);
     for (size_t b = 0; b < open.size(); ++b) {
-      enough &=
-          current[b] <= kWorthAnotherCompile * best[b] || current[b] <= best[b] + kTooLittle_s;
+      const size_t pick = taken(b, chosen, without);
+      if (pick != SIZE_MAX) current[b] = regret[b][pick];
     }
-    if (enough) break;
-    size_t pick = 0;
-    double lowest = INFINITY;
+    std::pair<size_t, double> found{0, INFINITY};
     for (size_t s = 0; s < space.size(); ++s) {
-      double regret = 0;
-      for (size_t b = 0; b < open.size(); ++b)
-        regret += std::log(std::min(current[b], predicted[b][s]) / best[b]);
-      if (regret < lowest - 1e-12) {
-        lowest = regret;
-        pick = s;
-      }
+      double all = 0;
+      for (size_t b = 0; b < open.size(); ++b) all += std::min(current[b], regret[b][s]);
+      if (all < found.second - 1e-12) found = {s, all};
     }
+    return found;
+  };
+  // Nor is a compilation of half a second worth microseconds of a tiny layer.
+  const auto near_best = [&](size_t b, double seconds) {
+    return seconds <= kWorthAnotherCompile * best[b] || seconds <= best[b] + kTooLittle_s;
+  };
+  const auto enough = [&](const std::vector<size_t>& chosen) {
+    for (size_t b = 0; b < open.size(); ++b) {
+      if (!near_best(b, predicted[b][taken(b, chosen)])) return false;
+    }
+    return true;
+  };
+  std::vector<size_t> chosen;
+  double lost = INFINITY;
+  while (chosen.size() < std::min(kMaxModelSchedules, space.size()) &&
+         (chosen.empty() || !enough(chosen))) {
+    const auto [pick, all] = next(chosen);
     chosen.push_back(pick);
-    for (size_t b = 0; b < open.size(); ++b) current[b] = std::min(current[b], predicted[b][pick]);
+    lost = all;
+  }
+  // The first were chosen for everything before the others were there to take their part.
+  for (size_t c = 0, kept = 0; kept < chosen.size() && !enough(chosen);
+       c = (c + 1) % chosen.size()) {
+    const auto [pick, all] = next(chosen, c);
+    kept = all < lost - 1e-9 ? 0 : kept + 1;
+    if (kept > 0) continue;
+    chosen[c] = pick;
+    lost = all;
   }
   for (size_t b = 0; b < open.size(); ++b) {
-    size_t pick = chosen[0];
-    for (size_t s : chosen) {
-      if (predicted[b][s] < predicted[b][pick]) pick = s;
-    }
+    const size_t pick = taken(b, chosen);
     open[b]->schedule = space[pick];
     open[b]->info.source = Source::kModel;
     open[b]->info.predicted_s = predict_seconds(config, target, space[pick], limits,
@@ -135,6 +206,10 @@ void pick_by_model(const MoeConfig& config, const Target& target, const DeviceLi
         std::string("no tuned choice within a factor of two: the model's pick of ") +
         std::to_string(space.size()) + " legal schedules, from " +
         (limits.measured ? "measured" : "guessed") + " limits";
+    if (!near_best(b, open[b]->info.predicted_s)) {
+      open[b]->info.reason += ", among " + std::to_string(chosen.size()) +
+                              " that are compiled for all token counts; tune compares more";
+    }
   }
 }
 
