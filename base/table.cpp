@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "base/json_util.h"
 
@@ -117,6 +118,14 @@ std::string cell_text(const Cell& cell, Unit unit, const Scale& scale) {
   return "-";
 }
 
+// What a cache or a pack holds for JSON may be anything; it must not break the line or the document
+// that it stands in.
+bool is_json_line(const std::string& text) {
+  return std::none_of(text.begin(), text.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20; }) &&
+         nlohmann::json::accept(text);
+}
+
 void append_json_cell(std::string* out, const Cell& cell) {
   switch (cell.kind) {
     case Cell::Kind::kUnknown:
@@ -135,7 +144,13 @@ void append_json_cell(std::string* out, const Cell& cell) {
       append_json_string(out, cell.text);
       break;
     case Cell::Kind::kJson:
-      *out += cell.text.empty() ? "null" : cell.text;
+      if (cell.text.empty()) {
+        *out += "null";
+      } else if (is_json_line(cell.text)) {
+        *out += cell.text;
+      } else {
+        append_json_string(out, cell.text);
+      }
       break;
   }
 }

@@ -29,7 +29,8 @@ enum class Unit : int32_t {
   kUnixTime = 9,    // integer seconds, shown as local date and time; 0 is not known
 };
 
-// A valid JSON text: a member as it is in JSON, its text in CSV, `brief` for people where given.
+// JSON text: a member as it is in JSON (a string where it is not valid), its text in CSV, `brief`
+// for people where given.
 struct JsonText {
   std::string text;
   std::string brief;

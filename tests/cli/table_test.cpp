@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -32,6 +33,18 @@ TEST(Table, WideShowsEveryColumn) {
   EXPECT_NE(text.find("detail"), std::string::npos);
   EXPECT_NE(text.find("k=1"), std::string::npos);
   EXPECT_EQ(text.find("{\"k\":1}"), std::string::npos);
+}
+
+TEST(Table, WhatIsNoJsonIsAString) {
+  Table table(std::vector<Column>{{"value", "value"}});
+  const std::string texts[] = {"garbage", "{\"a\":", "{\"a\":\n1}", "{}{}", "\xff\x1b[2J"};
+  for (const std::string& text : texts) table.add({JsonText{text, "brief"}});
+  const auto json =
+      nlohmann::json::parse(table.render({.format = TableFormat::kJson}, "x"), nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  for (size_t i = 0; i < std::size(texts); ++i) EXPECT_TRUE(json["rows"][i]["value"].is_string());
+  const std::string lines = table.render({.format = TableFormat::kJsonLines}, "x");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 5);
 }
 
 Table wordy() {
