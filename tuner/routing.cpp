@@ -63,7 +63,7 @@ Result<RoutingSpec> RoutingSpec::parse(const std::string& text) {
 Status RoutingSpec::check(const MoeConfig& config) const {
   const int64_t experts = config.num_experts;
   if (kind != Kind::kTrace) return {};
-  if (static_cast<int64_t>(popularity.size()) > experts) {
+  if (!popularity.empty() && static_cast<int64_t>(popularity.size()) != experts) {
     return invalid_argument("routing trace: has counts of " + std::to_string(popularity.size()) +
                             " experts, the layer has " + std::to_string(experts));
   }
