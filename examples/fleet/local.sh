@@ -7,16 +7,17 @@ here=$(cd "$(dirname "$0")" && pwd)
 export FLEET_HERE="$here" SLURM_ARRAY_TASK_COUNT="$count"
 index=0
 pids=
+code=0
 while [ "$index" -lt "$count" ]; do
   if [ "${FLEET_PARALLEL:-0}" = 1 ]; then
     SLURM_ARRAY_TASK_ID=$index sh "$here/slurm_array.sh" &
     pids="$pids $!"
   else
-    SLURM_ARRAY_TASK_ID=$index sh "$here/slurm_array.sh"
+    SLURM_ARRAY_TASK_ID=$index sh "$here/slurm_array.sh" || code=$?
   fi
   index=$((index + 1))
 done
-code=0
 for pid in $pids; do wait "$pid" || code=$?; done
-[ "$code" -eq 0 ] || exit "$code"
-exec sh "$here/merge.sh" "$count"
+# What there is is joined, as after a job array of which a task failed.
+sh "$here/merge.sh" "$count" || exit $?
+exit "$code"

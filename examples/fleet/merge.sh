@@ -12,7 +12,10 @@ while [ "$index" -lt "$count" ]; do
   if [ -f "$dir/shard-$index.pack" ]; then
     # Machine code for the CPU is taken because its hash is given.
     "$moejit" cache merge "$dir/shard-$index.pack" --cache-dir "$cache" \
-      --sha256 "$(cat "$dir/shard-$index.sha256")" --format csv >/dev/null
+      --sha256 "$(cat "$dir/shard-$index.sha256")" --format csv >/dev/null || {
+      echo "merge: shard $index of $count is left out" >&2
+      missing=1
+    }
   else
     echo "merge: shard $index of $count has no result yet" >&2
     missing=1

@@ -5,6 +5,7 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --time=01:00:00
 #SBATCH --requeue
+#SBATCH --signal=B:TERM@120
 # A Slurm job array, one GPU a share; a requeued task goes on from what it has packed.
 #   export FLEET_DIR=/shared/fleet FLEET_MODEL=deepseek-v3 FLEET_ARGS="--tp 8 --tokens 1:8192"
 #   job=$(sbatch --parsable examples/fleet/slurm_array.sh)

@@ -54,6 +54,35 @@ TEST(Fleet, ThreeShardsSideBySideMergeIntoOneCache) {
   for (const auto& row : again["rows"]) EXPECT_EQ(row["from_cache"], true);
 }
 
+TEST(Fleet, AShareThatIsToldToEndPacksWhatItHas) {
+  const std::string out = (scratch() / "told").string();
+  fs::create_directory(out);
+  write_text(scratch() / "told.sh",
+             "export FLEET_DIR='" + out + "' FLEET_SCRATCH='" + (scratch() / "disk").string() +
+                 "' FLEET_MODEL=mixtral-8x7b MOEJIT='" MOEJIT_COMMAND
+                 "'\n"
+                 "export FLEET_ARGS='" +
+                 std::string(kTiny) +
+                 " --tokens 1:8192 --max-candidates 3 --progress json'\n"
+                 "sh '" MOEJIT_SOURCE_DIR "/examples/fleet/shard.sh' 0 1 2>'" +
+                 out +
+                 "/err' &\n"
+                 "share=$!\n"
+                 "until grep -q '\"bucket\":2,' '" +
+                 out +
+                 "/err'; do sleep 0.1; done\n"
+                 "kill -TERM $share\nwait $share\n");
+  const std::string line = "sh '" + (scratch() / "told.sh").string() + "'";
+  const int status = std::system(line.c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130) << read_text(out + "/err");
+  EXPECT_EQ(json_of(read_text(out + "/shard-0.json"))["cancelled"], true);
+  const Output packed =
+      moejit({"cache", "ls", "--kind", "choice", "--json", "--cache-dir", out + "/shard-0.pack"});
+  ASSERT_EQ(packed.code, 0) << packed.err;
+  EXPECT_GE(json_of(packed.out)["rows"].size(), 4u);
+}
+
 TEST(Fleet, PretuneTunesVerifiesPacksAndReports) {
   const std::string out = (scratch() / "pretune").string();
   const std::string settings = "PRETUNE_OUT='" + out +
