@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "base/fs.h"
@@ -295,10 +296,22 @@ void merge_binaries(Db& from, Db& to, bool host_code, MergeReport* report) {
   }
 }
 
+// What no tune can have found: it would stand for ever, being better than all that are measured. A
+// kernel in caches may beat the floor of its device, not ten times.
+bool is_credible(const Selection& s) {
+  const bool json = !s.schedule.empty() && s.schedule.front() == '{' && s.schedule.back() == '}';
+  return json && s.key.tokens > 0 && std::isfinite(s.median_s) && s.median_s > 0 &&
+         s.median_s > s.floor_s / 10;
+}
+
 void merge_selections(const std::vector<SelectionInfo>& theirs, Db& from, Db& to, double margin,
                       MergeReport* report) {
   for (const SelectionInfo& info : theirs) {
     Selection s = to_selection(info);
+    if (!is_credible(s)) {
+      ++report->selections_damaged;
+      continue;
+    }
     if (environment_id(to, s.key.environment, false) == 0) ++report->environments;
     const auto ours = read_selection(to, s.key, s.generator);
     if (ours.has_value()) {

@@ -41,10 +41,11 @@ struct MergeReport {
   int64_t binaries_refused = 0;  // code for the host that nobody vouches for
   int64_t binaries_damaged = 0;  // fail their SHA-256; not taken
   int64_t measurements = 0, measurements_known = 0;
-  int64_t selections = 0;       // new or better
-  int64_t selections_kept = 0;  // ours is pinned or as good
-  int64_t environments = 0;     // new ones
-  std::string signed_by;        // the key, where MergeOptions::trust asked for one
+  int64_t selections = 0;          // new or better
+  int64_t selections_kept = 0;     // ours is pinned or as good
+  int64_t selections_damaged = 0;  // what no tune can have found
+  int64_t environments = 0;        // new ones
+  std::string signed_by;           // the key, where MergeOptions::trust asked for one
 };
 // Takes `source` (a pack, or another cache directory) into the cache in one transaction, after its
 // tables and pages were checked; every binary is checked against its SHA-256. A selection that is

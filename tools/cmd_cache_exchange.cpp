@@ -82,8 +82,8 @@ class CacheMerge : public Command {
                  {"damaged", "damaged"}});
     table.add({std::string("kernels"), report->binaries, report->binaries_known,
                report->binaries_refused, report->binaries_damaged});
-    table.add(
-        {std::string("choices"), report->selections, report->selections_kept, Cell(), Cell()});
+    table.add({std::string("choices"), report->selections, report->selections_kept, Cell(),
+               report->selections_damaged});
     table.add({std::string("measurements"), report->measurements, report->measurements_known,
                Cell(), Cell()});
     table.add({std::string("devices"), report->environments, Cell(), Cell(), Cell()});
@@ -95,8 +95,9 @@ class CacheMerge : public Command {
           " --trust KEYS from a signed pack");
     }
     if (!report->signed_by.empty()) context.note("signed by " + report->signed_by);
-    if (printed != ExitCode::kOk || report->binaries_damaged == 0) return printed;
-    return ExitCode::kPartial;
+    if (printed != ExitCode::kOk) return printed;
+    const bool whole = report->binaries_damaged == 0 && report->selections_damaged == 0;
+    return whole ? ExitCode::kOk : ExitCode::kPartial;
   }
 
   PlaceSelector place_;

@@ -238,7 +238,8 @@ TEST_F(ExchangeTest, MergeKeepsTheBetterFoundedChoice) {
   const auto report = merge_cache(other(), {pack_});
   ASSERT_TRUE(report.ok());
   EXPECT_EQ(report->selections, 2);
-  EXPECT_EQ(report->selections_kept, 4);
+  EXPECT_EQ(report->selections_kept, 3);
+  EXPECT_EQ(report->selections_damaged, 1);  // the one without a time
   const auto store = open_other();
   for (tokens = 1; tokens <= 6; ++tokens) {
     const bool replaced = tokens == 1 || tokens == 6;
@@ -246,6 +247,23 @@ TEST_F(ExchangeTest, MergeKeepsTheBetterFoundedChoice) {
               replaced ? "{\"theirs\":1}" : "{\"ours\":1}")
         << tokens;
   }
+}
+
+TEST_F(ExchangeTest, AChoiceThatNoTuneCanHaveFoundIsNotTaken) {
+  open()->select(selection_of(8, "{\"theirs\":1}"));
+  const std::string wrong[] = {"median_s = 1e-300", "median_s = 9e999", "median_s = -1",
+                               "median_s = NULL", "schedule = 'faster'"};
+  for (const std::string& claim : wrong) {
+    ASSERT_TRUE(pack_cache(place(), pack_).ok());
+    ASSERT_EQ(::chmod(pack_.c_str(), 0600), 0);
+    ASSERT_EQ(sql(pack_, "UPDATE selection SET " + claim), "");
+    const auto report = merge_cache(other(), {pack_});
+    ASSERT_TRUE(report.ok()) << report.status().message();
+    EXPECT_EQ(report->selections, 0) << claim;
+    EXPECT_EQ(report->selections_damaged, 1) << claim;
+  }
+  ASSERT_TRUE(pack_cache(place(), pack_).ok());
+  EXPECT_EQ(merge_cache(other(), {pack_})->selections, 1);
 }
 
 TEST_F(ExchangeTest, ShardsMergeIntoWhatOneMachineWouldHave) {
