@@ -106,7 +106,8 @@ std::vector<std::vector<double>> predict_all(const MoeConfig& config, const Targ
   // Neighbours rank mostly alike, and this is most of the time of a get_kernel that finds its
   // binaries in the cache: every second bucket asks for what is best on either side alone.
   const auto between = [&](size_t b) {
-    return b % 2 == 1 && open[b]->tokens <= 2 * open[b - 1]->tokens;
+    return b % 2 == 1 && b + 1 < open.size() && open[b - 1]->tokens < open[b]->tokens &&
+           open[b]->tokens < open[b + 1]->tokens && open[b + 1]->tokens <= 4 * open[b - 1]->tokens;
   };
   for (const bool second : {false, true}) {
     for (size_t b = 0; b < open.size(); ++b) {
@@ -125,7 +126,6 @@ std::vector<std::vector<double>> predict_all(const MoeConfig& config, const Targ
       const double scale = predict(first) / before[first];
       for (size_t s = 0; s < space.size(); ++s) predicted[b][s] = scale * before[s];
       for (const size_t s : least(before, kAskedOfANeighbour)) predicted[b][s] = predict(s);
-      if (b + 1 == open.size()) continue;
       for (const size_t s : least(predicted[b + 1], kAskedOfANeighbour))
         predicted[b][s] = predict(s);
     }

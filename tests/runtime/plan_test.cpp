@@ -92,6 +92,51 @@ TEST_F(PlanTest, NeverAcrossTheBalanceOfBytesAndOperations) {
   EXPECT_EQ(plan(tokens).level, "model");
 }
 
+class PlanOfAmd : public PlanTest {
+ protected:
+  void SetUp() override {
+    const auto device = open_device("hip:gfx942", 0);
+    ASSERT_TRUE(device.ok());
+    device_ = *device;
+    StoreOptions options;
+    options.mode = StoreMode::kMemory;
+    store_ = Store::open(options);
+  }
+};
+
+TEST_F(PlanOfAmd, FeaturesMakeNoOtherArchitecture) {
+  const Schedule usual =
+      find_family("hip_stream")->default_schedule(layer(), device_->info().target, 8);
+  keep(8, usual, R"({"arch":"gfx90a:sramecc+:xnack-","backend":"hip"})");
+  EXPECT_EQ(plan(8).level, "model");
+  keep(8, usual, R"({"arch":"gfx942:sramecc+:xnack-","backend":"hip","units":304})");
+  EXPECT_EQ(plan(8).level, "same arch");
+}
+
+// Where few tiles make the order of schedules change between neighbours.
+TEST_F(PlanOfAmd, ABucketIsRankedByItsOwnPrediction) {
+  const MoeConfig mixtral = {.num_experts = 8,
+                             .top_k = 2,
+                             .hidden_size = 4096,
+                             .intermediate_size = 1792,
+                             .dtype = DType::kBF16};
+  const auto predicted = [&](const std::vector<int64_t>& tokens, size_t at) {
+    const auto planned = plan_buckets(mixtral, *device_, *store_, tokens);
+    EXPECT_TRUE(planned.ok());
+    return (*planned)[at].info.predicted_s;
+  };
+  EXPECT_LE(predicted({256, 512}, 1), 1.05 * predicted({512}, 0));
+  const auto ladder = plan_buckets(mixtral, *device_, *store_, default_token_ladder(8192));
+  ASSERT_TRUE(ladder.ok());
+  for (const PlannedBucket& bucket : *ladder) {
+    const bool says_so = bucket.info.reason.find("compiled for all") != std::string::npos;
+    const double alone = predicted({bucket.tokens}, 0);
+    EXPECT_TRUE(says_so || bucket.info.predicted_s <= 1.0501 * alone ||
+                bucket.info.predicted_s <= alone + 2.001e-6)
+        << bucket.tokens << " tokens: " << bucket.info.predicted_s << ", alone " << alone;
+  }
+}
+
 TEST(TuneItems, ShardsArePartitionsAndTheSameEverywhere) {
   MoeConfig other = layer();
   other.hidden_size = 1024;
