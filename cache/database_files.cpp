@@ -38,17 +38,6 @@ std::string temporary_prefix() {
   return std::string(kDatabaseName) + ".new-";
 }
 
-// What a process left that died while creating.
-void remove_stale_temporaries(const std::string& directory) {
-  for (const std::string& name : entries(directory, temporary_prefix())) {
-    const std::string path = join_path(directory, name);
-    struct stat st;
-    if (::lstat(path.c_str(), &st) == 0 && std::time(nullptr) - st.st_mtime > 3600) {
-      ::unlink(path.c_str());
-    }
-  }
-}
-
 bool companions_left(const std::string& path) {
   for (const char* suffix : kCompanions) {
     if (path_exists(path + suffix)) return true;
@@ -77,6 +66,16 @@ std::string build(const std::string& temporary, bool network) {
 
 }  // namespace
 
+void remove_stale(const std::string& directory, std::string_view prefix) {
+  for (const std::string& name : entries(directory, prefix)) {
+    const std::string path = join_path(directory, name);
+    struct stat st;
+    if (::lstat(path.c_str(), &st) == 0 && std::time(nullptr) - st.st_mtime > 3600) {
+      ::unlink(path.c_str());
+    }
+  }
+}
+
 std::string sync_file(const std::string& path) {
   const Fd file(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   return file && ::fsync(file.get()) == 0 ? "" : errno_message(errno);
@@ -92,7 +91,7 @@ std::string create_database(const std::string& directory, bool network, FileLock
   }
   if (outcome == FileLock::Outcome::kTimeout) return path + " is being created by another process";
   if (path_exists(path)) return "";
-  remove_stale_temporaries(directory);
+  remove_stale(directory, temporary_prefix());
   if (companions_left(path)) {
     // The log of a file that was deleted would be taken for the new one's.
     const std::string lock_path = join_path(directory, kConnectedLock);

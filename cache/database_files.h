@@ -26,6 +26,10 @@ std::string set_database_aside(const std::string& directory);
 // Only with the exclusive lock. Returns the bytes of what had been set aside.
 int64_t remove_database(const std::string& directory);
 
+// Removes the files of a directory that begin with `prefix` and are older than an hour: what
+// processes left that died while writing.
+void remove_stale(const std::string& directory, std::string_view prefix);
+
 // Flushes a file to the disk. "" or why not.
 std::string sync_file(const std::string& path);
 

@@ -155,7 +155,10 @@ Result<PackReport> pack_cache(const CachePlace& place, const std::string& output
   PackReport report;
   report.path = output;
   if (!options.sign.empty()) MOEJIT_RETURN_IF_ERROR(check_signing_key(options.sign));
-  const std::string temporary = output + "." + std::to_string(::getpid()) + ".tmp";
+  // The name tells leftovers from anything else that begins like the pack's.
+  const std::string unfinished = output + ".unfinished-";
+  remove_stale(parent_path(output), unfinished.substr(unfinished.rfind('/') + 1));
+  const std::string temporary = unfinished + std::to_string(::getpid());
   ::unlink(temporary.c_str());
   Status status;
   {

@@ -2,7 +2,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <fstream>
 
 #include "base/fs.h"
 #include "cache/inspect.h"
@@ -74,6 +76,18 @@ TEST_F(ExchangeTest, PackHoldsTheSelectedAndIsTheSameEveryTime) {
   EXPECT_EQ(*read_file(pack_), *read_file(pack_ + "2"));
   EXPECT_EQ(read_file(pack_)->find(root_), std::string::npos);          // names no path
   EXPECT_EQ(read_file(pack_)->find("no warnings"), std::string::npos);  // nor a compiler's words
+}
+
+TEST_F(ExchangeTest, WhatAKilledPackLeftGoesAfterAnHour) {
+  fill();
+  const std::string old = pack_ + ".unfinished-1", fresh = pack_ + ".unfinished-2";
+  std::ofstream(old) << "x";
+  std::ofstream(fresh) << "x";
+  const auto long_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(2);
+  std::filesystem::last_write_time(old, long_ago);
+  ASSERT_TRUE(pack_cache(place(), pack_).ok());
+  EXPECT_FALSE(path_exists(old));
+  EXPECT_TRUE(path_exists(fresh));  // may be another process's, at work
 }
 
 TEST_F(ExchangeTest, PackOptionsChoose) {
