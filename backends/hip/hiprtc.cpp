@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cstring>
-#include <memory>
 
 #include "backends/hip/child.h"
 #include "backends/hip/runtime.h"
@@ -48,8 +47,8 @@ struct AnswerHead {
 
 }  // namespace
 
-Result<const Hiprtc*> Hiprtc::open(const std::string& helper,
-                                   const std::vector<std::string>& libraries) {
+Result<std::unique_ptr<const Hiprtc>> Hiprtc::open(const std::string& helper,
+                                                   const std::vector<std::string>& libraries) {
   auto rtc = std::make_unique<Hiprtc>();
   rtc->helper_ = helper.empty() ? find_helper() : helper;
   if (rtc->helper_.empty()) {
@@ -75,11 +74,15 @@ Result<const Hiprtc*> Hiprtc::open(const std::string& helper,
   rtc->path_ = child->out.substr(0, line);
   rtc->identity_ =
       "hiprtc " + child->out.substr(line + 1, child->out.find('\n', line + 1) - line - 1);
-  return static_cast<const Hiprtc*>(rtc.release());  // lives as long as the process
+  return std::unique_ptr<const Hiprtc>(std::move(rtc));
 }
 
 const Result<const Hiprtc*>& Hiprtc::get() {
-  static const auto* const kHiprtc = new Result<const Hiprtc*>(open("", {}));
+  static const auto* const kHiprtc = [] {
+    auto opened = open("", {});
+    return opened.ok() ? new Result<const Hiprtc*>(opened->release())
+                       : new Result<const Hiprtc*>(opened.status());
+  }();
   return *kHiprtc;
 }
 

@@ -2,6 +2,7 @@
 // process on an architecture that they do not know.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,8 @@ class Hiprtc {
  public:
   // The helper program and the library that it opens, asked for their identity once. `libraries`
   // empty: those of rocm_candidates(). kUnavailable names what is missing.
-  static Result<const Hiprtc*> open(const std::string& helper,
-                                    const std::vector<std::string>& libraries);
+  static Result<std::unique_ptr<const Hiprtc>> open(const std::string& helper,
+                                                    const std::vector<std::string>& libraries);
   static const Result<const Hiprtc*>& get();
 
   const std::string& identity() const { return identity_; }  // "hiprtc 1f2e... comgr 99aa..."

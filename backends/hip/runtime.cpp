@@ -39,7 +39,7 @@ std::vector<std::string> runtime_candidates() {
   return paths;
 }
 
-Result<const Runtime*> open_runtime(const std::vector<std::string>& paths) {
+Result<std::unique_ptr<const Runtime>> open_runtime(const std::vector<std::string>& paths) {
   Result<Dylib> library = Dylib::open_first(paths);
   if (!library.ok()) {
     return Status(StatusCode::kUnavailable,
@@ -47,7 +47,7 @@ Result<const Runtime*> open_runtime(const std::vector<std::string>& paths) {
                   "install ROCm, or set ROCM_PATH to its directory",
                   library.status().message());
   }
-  auto* api = new Runtime;  // lives as long as the process
+  auto api = std::make_unique<Runtime>();
   api->path = library->path();
   std::string missing;
 #define MOEJIT_HIP_FIND(name, parameters) \
@@ -73,11 +73,15 @@ Result<const Runtime*> open_runtime(const std::vector<std::string>& paths) {
   }
   if (result != kSuccess) return unavailable(failure(*api, result, "hipInit").message());
   api->hipRuntimeGetVersion(&api->version);
-  return static_cast<const Runtime*>(api);
+  return std::unique_ptr<const Runtime>(std::move(api));
 }
 
 const Result<const Runtime*>& runtime() {
-  static const auto* const kOpened = new Result<const Runtime*>(open_runtime(runtime_candidates()));
+  static const auto* const kOpened = [] {
+    auto opened = open_runtime(runtime_candidates());
+    return opened.ok() ? new Result<const Runtime*>(opened->release())
+                       : new Result<const Runtime*>(opened.status());
+  }();
   return *kOpened;
 }
 

@@ -1,6 +1,7 @@
 // libamdhip64, opened at run time.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ struct Runtime {
 
 // Opens and initialises the first of `paths` that the loader finds. kUnavailable with a sentence
 // where there is none, where a function is missing, or where it finds no device.
-Result<const Runtime*> open_runtime(const std::vector<std::string>& paths);
+Result<std::unique_ptr<const Runtime>> open_runtime(const std::vector<std::string>& paths);
 
 // The runtime of this process, opened on the first call. Thread-safe.
 const Result<const Runtime*>& runtime();

@@ -19,7 +19,7 @@ namespace {
 const Runtime* fake() {
   static const auto runtime = open_runtime({FAKE_WHOLE});
   EXPECT_TRUE(runtime.ok()) << runtime.status().to_string();
-  return runtime.ok() ? *runtime : nullptr;
+  return runtime.ok() ? runtime->get() : nullptr;
 }
 
 TEST(HipRuntime, MissingLibraryNamesWhatToInstall) {
