@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdio>
 #include <tuple>
+#include <utility>
 
 #include "base/json_util.h"
 #include "base/settings.h"
@@ -211,7 +212,15 @@ class Tune : public Command {
 
   ExitCode run(Context& context) override {
     if (const Status status = prepare(); !status.ok()) return context.fail(status);
-    if (compile_only_) return run_compile_only(context, request_);
+    if (compile_only_) {
+      for (const auto& [name, text] :
+           {std::pair("budget", &budget_), std::pair("shard", &shard_)}) {
+        if (text->empty()) continue;
+        return context.fail(invalid_argument(std::string(name) + " = \"" + *text +
+                                             "\": has no meaning with --compile-only"));
+      }
+      return run_compile_only(context, request_);
+    }
     internal::Progress& progress = context.progress();
     std::tuple<int32_t, TuneStage, int32_t> last_step = {-1, TuneStage::kProbe, 0};
     request_.progress = [&](const TuneProgress& p) {

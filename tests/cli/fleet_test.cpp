@@ -119,6 +119,8 @@ TEST(Tune, WrongCallsNameTheOption) {
       {{"--shard", "1"}, "shard"},
       {{"--isolate", "maybe"}, "isolate"},
       {{"--trial-timeout", "soon"}, "trial-timeout"},
+      {{"--compile-only", "--budget", "1m"}, "budget"},
+      {{"--compile-only", "--shard", "0/2"}, "shard"},
       {{"--shared", "40"}, "shared"}};
   for (const auto& [options, name] : wrong) {
     const Output output = moejit(words({"tune"}, options));
