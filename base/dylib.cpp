@@ -23,7 +23,7 @@ std::string loaded_library(const std::string& prefix) {
   struct Search {
     const std::string& prefix;
     std::string path;
-  } search{prefix, {}};
+  } found{prefix, {}};
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* data) {
         auto* search = static_cast<Search*>(data);
@@ -34,8 +34,8 @@ std::string loaded_library(const std::string& prefix) {
         search->path = path;
         return 1;
       },
-      &search);
-  return search.path;
+      &found);
+  return found.path;
 }
 
 void keep_code_loaded(const void* address) {
