@@ -57,8 +57,9 @@ def tune(config: ConfigLike, *, device: Any = "auto", tokens: Optional[Sequence[
     routing: "uniform", "zipf:1.2" or "trace:FILE". budget_s: seconds for all together, 0: no limit. What the cache
     knows is not measured again unless `force`. progress receives a dict often (tokens, stage, done, total, best_s,
     remaining_s, ...) on a helper thread; returning False stops after the current measurement. Ctrl-C does that too, and
-    then raises KeyboardInterrupt; everything measured is in the cache. Returns {"device", "limits", "rows": [...], "cancelled",
-    "failures", "not_kept", "seconds"}; "not_kept" says why the last results are not in the cache (a full disk), else "". Takes minutes; raises a subclass of moejit.Error.
+    then raises KeyboardInterrupt; everything measured is in the cache. Returns {"device", "limits", "rows": [...],
+    "cancelled", "failures", "not_kept", "seconds"}; "not_kept" says why the last results are not in the cache (a full
+    disk), else "". Takes minutes; raises a subclass of moejit.Error.
     """
     raised: List[BaseException] = []
     stop = threading.Event()
