@@ -116,7 +116,7 @@ class CpuClock:
     def __init__(self):
         self.filler = torch.zeros(2 * last_cache_bytes() // 4)
 
-    def prepare(self, call, right):
+    def prepare(self, call, right, capturable):
         right(call())
         return call, "calls"
 
@@ -136,7 +136,7 @@ class CudaClock:
         self.filler = torch.zeros(2 * l2 // 4, device=device)
         self.cycles = 400_000
 
-    def prepare(self, call, right):
+    def prepare(self, call, right, capturable):
         """(what a sample runs, how). `right` raises where an output is wrong: a capture can lose work that the host did."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -288,7 +288,7 @@ def measure(problem, built, tokens, args, clock, limits):
                         raise ArithmeticError(f"wrong result: relative error {row['error']:.2e}")
 
                 right(call())
-                run, row["how"] = clock.prepare(call, right)
+                run, row["how"] = clock.prepare(call, right, name not in implementations.SYNCHRONISING)
                 ready[name] = (run, [])
         except Exception as error:
             row["note"] = reason(error)

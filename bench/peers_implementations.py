@@ -160,63 +160,60 @@ def flashinfer(problem):
     return make
 
 
-def deep_gemm(problem):
+def sglang(problem):
     need_cuda(problem)
-    need("deep_gemm")
-    import deep_gemm as library
+    need("sglang", "sgl_kernel")
+    from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
+    from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import fused_experts
+    from sglang.srt.layers.moe.topk import StandardTopKOutput
+    from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
 
-    experts, top_k, align = problem.E, problem.K, 128
+    set_global_server_args_for_scheduler(ServerArgs(model_path="dummy"))  # what its kernels ask for their options
+    config = MoeRunnerConfig(inplace=False)
 
     def make(x, w13, w2, weights, ids):
-        flat = ids.reshape(-1).long()
-        most = flat.numel() + min(experts, flat.numel()) * (align - 1)
-        most = (most + align - 1) // align * align
-        gathered = torch.zeros(most, problem.H, dtype=x.dtype, device=x.device)
-        middle = torch.empty(most, 2 * problem.I, dtype=x.dtype, device=x.device)
-        y = torch.empty(most, problem.H, dtype=x.dtype, device=x.device)
+        routed = StandardTopKOutput(weights, ids, None)
+        return lambda: fused_experts(x, w13, w2, routed, config)
 
-        def run():
-            counts = torch.zeros(experts, dtype=torch.int64, device=x.device).index_add_(0, flat, torch.ones_like(flat))
-            padded = (counts + align - 1) // align * align
-            ends = padded.cumsum(0)
-            order = torch.argsort(flat, stable=True)
-            mine = flat[order]
-            row = (ends - padded)[mine] + torch.arange(flat.numel(), device=x.device) - (counts.cumsum(0) - counts)[mine]
-            at = torch.arange(most, device=x.device)
-            owner = torch.searchsorted(ends, at, right=True)
-            index = torch.where(owner < experts, owner, -1).int()
-            gathered[row] = x[order // top_k]
-            library.m_grouped_bf16_gemm_nt_contiguous(gathered, w13, middle, index)
-            gate, up = middle.chunk(2, dim=-1)
-            library.m_grouped_bf16_gemm_nt_contiguous(torch.nn.functional.silu(gate) * up, w2, y, index)
-            back = torch.empty(flat.numel(), problem.H, dtype=x.dtype, device=x.device)
-            back[order] = y[row]
-            return (back.view(-1, top_k, problem.H) * weights[:, :, None].to(x.dtype)).sum(1)
+    return make
 
-        return run
+
+def deep_gemm(problem):
+    need_cuda(problem)
+    need("deep_gemm", "triton")
+    import deep_gemm as library
+    import peers_triton
+
+    align = getattr(library, "get_mk_alignment_for_contiguous_layout", lambda: 128)()
+
+    def make(x, w13, w2, weights, ids):
+        around = peers_triton.AroundProducts(problem.E, problem.K, problem.H, problem.I, align, x.shape[0], x.dtype, x.device)
+        out = torch.empty_like(x)
+        return lambda: around.run(x, w13, w2, weights, ids, out, library.m_grouped_bf16_gemm_nt_contiguous)
 
     return make
 
 
 def megablocks(problem):
     need_cuda(problem)
-    need("grouped_gemm")
-    from grouped_gemm.ops import gmm  # what MegaBlocks' dropless MLP multiplies with
+    need("megablocks", "grouped_gemm")
+    from megablocks.layers.arguments import Arguments
+    from megablocks.layers.dmoe import ParallelDroplessMLP
 
-    experts, top_k = problem.E, problem.K
+    bf16 = problem.dtype is torch.bfloat16
+    layer = ParallelDroplessMLP(Arguments(
+        hidden_size=problem.H, ffn_hidden_size=problem.I, moe_num_experts=problem.E, moe_top_k=problem.K, mlp_type="glu",
+        mlp_impl="grouped", activation_fn=torch.nn.functional.silu, bias=False, return_bias=False, bf16=bf16, fp16=not bf16,
+        device=problem.device, init_method=lambda weight: weight, output_layer_init_method=lambda weight: weight))
+    # Its own layout of the weights: gate and up apart, down as [expert, I, H].
+    for name, weight in (("w1", problem.w13[:, :problem.I]), ("v1", problem.w13[:, problem.I:]),
+                         ("w2", problem.w2.transpose(1, 2))):
+        getattr(layer.mlp, name).data = torch.empty(0, dtype=problem.dtype, device=problem.device)
+        getattr(layer.mlp, name).data = weight.contiguous().view(-1, problem.H)
 
     def make(x, w13, w2, weights, ids):
-        def run():
-            flat = ids.reshape(-1).long()
-            order = torch.argsort(flat)
-            counts = torch.bincount(flat, minlength=experts).cpu()
-            gate, up = gmm(x[order // top_k], w13, counts, trans_b=True).chunk(2, dim=-1)
-            y = gmm(torch.nn.functional.silu(gate) * up, w2, counts, trans_b=True)
-            back = torch.empty_like(y)
-            back[order] = y
-            return (back.view(-1, top_k, problem.H) * weights[:, :, None].to(y.dtype)).sum(1)
-
-        return run
+        narrow = weights.to(x.dtype)
+        return lambda: layer.forward_once(x, narrow, ids)[0]
 
     return make
 
@@ -241,6 +238,7 @@ PEERS = {
     "hf-sonicmoe": transformers_function("sonicmoe"),
     "hf-deepgemm": transformers_function("deepgemm"),
     "vllm": vllm,
+    "sglang": sglang,
     "flashinfer": flashinfer,
     "deep_gemm": deep_gemm,
     "megablocks": megablocks,
@@ -255,7 +253,8 @@ SYNCHRONISING = ("eager", "megablocks")
 def versions():
     """Of everything that was imported, for the record."""
     found = {"python": sys.version.split()[0], "torch": torch.__version__}
-    for name in ("triton", "transformers", "vllm", "flashinfer", "deep_gemm", "megablocks", "grouped_gemm", "moejit"):
+    for name in ("triton", "transformers", "vllm", "sglang", "sgl_kernel", "flashinfer", "deep_gemm", "megablocks",
+                 "grouped_gemm", "moejit"):
         module = sys.modules.get(name)
         if module is not None:
             found[name] = str(getattr(module, "__version__", "?"))

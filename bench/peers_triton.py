@@ -224,6 +224,82 @@ def _time(call):
 
 
 @triton.jit
+def place_rows_kernel(ids, starts, cursor, rows, S, E: tl.constexpr, CHUNK: tl.constexpr):
+    """place_kernel the other way round: which row each (token, k) has."""
+    at = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    id_ = tl.load(ids + at, mask=at < S, other=-1)
+    mine = (id_ >= 0) & (id_ < E)
+    row = tl.atomic_add(cursor + id_, 1, mask=mine, sem="relaxed")
+    tl.store(rows + at, tl.load(starts + id_, mask=mine, other=0) + row, mask=mine)
+
+
+@triton.jit
+def owner_kernel(block_expert, num_blocks, owner, BM: tl.constexpr):
+    """The expert of each row, -1 behind the last."""
+    block = tl.program_id(0)
+    real = block < tl.load(num_blocks)
+    expert = tl.load(block_expert + block, mask=real, other=-1)
+    tl.store(owner + block * BM + tl.arange(0, BM), tl.zeros([BM], tl.int32) + expert)
+
+
+@triton.jit
+def gather_kernel(x, rows, out, K: tl.constexpr, H: tl.constexpr, BN: tl.constexpr):
+    pair = tl.program_id(1)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    row = tl.load(rows + pair).to(tl.int64)
+    tl.store(out + row * H + n, tl.load(x + (pair // K).to(tl.int64) * H + n, mask=n < H), mask=n < H)
+
+
+@triton.jit
+def silu_kernel(middle, rows, h, I: tl.constexpr, BN: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    row = tl.load(rows + tl.program_id(1)).to(tl.int64)
+    gate = tl.load(middle + row * (2 * I) + n, mask=n < I, other=0.0).to(tl.float32)
+    up = tl.load(middle + row * (2 * I) + I + n, mask=n < I, other=0.0).to(tl.float32)
+    tl.store(h + row * I + n, (gate * tl.sigmoid(gate) * up).to(h.dtype.element_ty), mask=n < I)
+
+
+@triton.jit
+def weighted_sum_kernel(y, rows, weights, out, K: tl.constexpr, H: tl.constexpr, BN: tl.constexpr):
+    t = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    total = tl.zeros([BN], tl.float32)
+    for k in tl.static_range(K):
+        row = tl.load(rows + t * K + k).to(tl.int64)
+        total += tl.load(weights + t * K + k) * tl.load(y + row * H + n, mask=n < H, other=0.0).to(tl.float32)
+    tl.store(out + t * H + n, total.to(out.dtype.element_ty), mask=n < H)
+
+
+class AroundProducts:
+    """The rest of the layer for a library's grouped product over rows in whole blocks of `bm` per expert."""
+
+    def __init__(self, experts, top_k, hidden, inner, bm, tokens, dtype, device):
+        self.E, self.K, self.H, self.I, self.bm = experts, top_k, hidden, inner, bm
+        pairs = tokens * top_k
+        self.blocks = (pairs + min(pairs, experts) * (bm - 1)) // bm
+        count = self.blocks * bm
+        new = lambda shape, kind=torch.int32: torch.zeros(shape, dtype=kind, device=device)
+        self.starts, self.cursor, self.num_blocks = new(experts), new(experts), new(1)
+        self.block_expert, self.rows, self.owner = new(self.blocks), new(pairs), new(count)
+        self.x, self.middle = new((count, hidden), dtype), new((count, 2 * inner), dtype)
+        self.h, self.y = new((count, inner), dtype), new((count, hidden), dtype)
+
+    def run(self, x, w13, w2, weights, ids, out, product):
+        """`product(a, b, d, owner)`: d = a @ b[owner]^T, row by row."""
+        pairs = ids.numel()
+        count_kernel[(1,)](ids, self.starts, self.cursor, self.block_expert, self.num_blocks, pairs, self.E,
+                           triton.next_power_of_2(self.E + 1), self.bm, 1024, num_warps=8)
+        place_rows_kernel[(triton.cdiv(pairs, 256),)](ids, self.starts, self.cursor, self.rows, pairs, self.E, 256)
+        owner_kernel[(self.blocks,)](self.block_expert, self.num_blocks, self.owner, self.bm)
+        gather_kernel[(triton.cdiv(self.H, 2048), pairs)](x, self.rows, self.x, self.K, self.H, 2048)
+        product(self.x, w13, self.middle, self.owner)
+        silu_kernel[(triton.cdiv(self.I, 1024), pairs)](self.middle, self.rows, self.h, self.I, 1024)
+        product(self.h, w2, self.y, self.owner)
+        weighted_sum_kernel[(triton.cdiv(self.H, 1024), x.shape[0])](self.y, self.rows, weights, out, self.K, self.H, 1024)
+        return out
+
+
+@triton.jit
 def read_kernel(data, sink, N, BLOCK: tl.constexpr):
     """Reads everything once; stores only what cannot be."""
     total = tl.zeros([BLOCK], tl.int32)
