@@ -323,7 +323,9 @@ MOEJIT_DEVICE f32 fast_exp_f32(f32 x) {
   return r;
 }
 MOEJIT_DEVICE f32 fast_div(f32 a, f32 b) {
-  return __fdividef(a, b);
+  f32 r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+  return a * r;
 }
 MOEJIT_DEVICE f32 fma_f32(f32 a, f32 b, f32 c) {
   return __fmaf_rn(a, b, c);

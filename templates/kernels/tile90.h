@@ -9,7 +9,7 @@ namespace moe {
 
 // One tile's product over `count` blocks. `warpgroup` 0.. takes rows 64 * warpgroup. meanwhile() is
 // called once, with products under way.
-template <typename Meanwhile>
+template <bool kGateUp, typename Meanwhile>
 MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ring& ring,
                                  f32 (&acc)[kBn / 2], Meanwhile meanwhile) {
   const int at = min_of(2, count - 1);
@@ -18,7 +18,8 @@ MOEJIT_DEVICE void multiply_tile(const Shared90& s, u32 warpgroup, int count, Ri
   MOEJIT_NO_UNROLL
   for (int k = 0; k < count; ++k) {
     mbar_wait(s.full + ring.stage * 8, ring.phase);
-    fence_proxy_async();  // the gathered rows were written by ordinary copies
+    if constexpr (kGateUp)
+      fence_proxy_async();  // the gathered rows were written by ordinary copies
     const u32 stage = s.ring + ring.stage * kStageBytes90;
     const u64 da = descriptor(stage + warpgroup * 8192, false);
     const u64 db = descriptor(stage + kStageBytesA, kTransposed);
@@ -55,7 +56,7 @@ MOEJIT_DEVICE void consume_straight(const MoeArgs& a, const Shared90& s, u32 war
   const int warp = static_cast<int>(warp_id()) - 4;
   DownRows rows;  // looked up while the tensor cores work
   if constexpr (!kGateUp) rows.find(a, tile, warp * 16);
-  multiply_tile(s, warpgroup, count, ring, acc, [&] {
+  multiply_tile<kGateUp>(s, warpgroup, count, ring, acc, [&] {
     if constexpr (!kGateUp) rows.weigh(a);
   });
   const u32 staged = s.staged + warp * kStagedBytes;

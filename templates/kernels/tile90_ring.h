@@ -1,6 +1,6 @@
 // What both forms of the sm_90a tile kernels share (tile90.h, tile90_swap.h). One producer
-// warpgroup brings weights with TMA and gathers rows with 16-byte asynchronous copies into a ring
-// of stages; consumer warpgroups multiply with wgmma. Blocks are persistent.
+// warpgroup brings weights and rows of h with TMA and gathers rows of x with 16-byte asynchronous
+// copies into a ring of stages; consumer warpgroups multiply with wgmma. Blocks are persistent.
 //
 // In a cluster of two each block brings half of the weights that both need and sends them to both;
 // the rings of the two then move in step: a stage is free when the consumers of both have left it.
@@ -27,6 +27,8 @@ constexpr int kGroupN = kTransposed || kSwapped<kGateUp> ? 64 : kHalfN;
 constexpr int kStagedBytes = kBm < 64 ? 1024 : 2048;  // of a consumer warp, for results
 // With one consumer warpgroup every thread may have 255 registers anyway.
 constexpr bool kMovesRegisters = kConsumers > 1;
+// Rows of x are gathered; those of h lie side by side and come in boxes.
+constexpr int kBoxRows = min_of(kBm, 32);
 
 struct Shared90 {
   u32 ring, staged, full, empty;
@@ -72,10 +74,15 @@ MOEJIT_DEVICE int group_row(int n, int g) {
   return g < kPerHalf ? gate_row(i) : up_row(i);
 }
 
-// Rows that lie side by side come by TMA: whole tiles of h.
+// Rows of a tile that the consumers look at: whole fragments of theirs.
 template <bool kGateUp>
-MOEJIT_DEVICE bool has_block_rows(const Tile90& tile) {
-  return !kGateUp && tile.rows == kBm;
+MOEJIT_DEVICE int rows_read(const Tile90& tile) {
+  const int granule = !kSwapped<kGateUp> ? 64 : tile.rows > 128 ? 16 : 8;
+  return ceil_div(tile.rows, granule) * granule;
+}
+template <bool kGateUp>
+MOEJIT_DEVICE int boxes_of_rows(const Tile90& tile) {
+  return kGateUp ? 0 : ceil_div(rows_read<kGateUp>(tile), kBoxRows);
 }
 
 // The weights of block `k` of a tile, and the promise of what this thread brings; one thread.
@@ -87,7 +94,7 @@ MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k,
     mbar_arrive(full);
     return;
   }
-  mbar_arrive_expect_tx(full, kStageBytesB + (has_block_rows<kGateUp>(tile) ? kStageBytesA : 0));
+  mbar_arrive_expect_tx(full, kStageBytesB + boxes_of_rows<kGateUp>(tile) * kBoxRows * 128);
   const int mine = kCluster > 1 && tile.paired ? static_cast<int>(cluster_rank()) : -1;
   MOEJIT_UNROLL
   for (int g = 0; g < kGroups; ++g) {
@@ -111,77 +118,93 @@ MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k,
   }
 }
 
-template <bool kGateUp>
-MOEJIT_DEVICE void produce(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
-  constexpr int kDepth = kGateUp ? kHiddenSize : kIntermediateSize;
-  constexpr int kPieces = kDepth / 8;
-  constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
-  const TensorMap* map = &maps.map[kGateUp ? 0 : 1];
-  const u32 thread = thread_id();  // 0..127
-  const u32 column = thread & 7u;
-  const u32 row = thread >> 3;  // and every 16th after it
-  const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
-  const u8* source = kGateUp ? static_cast<const u8*>(a.x) : region(a, kRegion_h);
-  const i32* rows = plan_rows(a);
+// Down: one thread, weights and rows by TMA.
+MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
+  if (thread_id() != 0) return;
   const u64 once = policy_evict_first(), again = policy_evict_normal();
-  Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
-  NextItem coming = next_item<kGateUp>(a, items);
+  Items items(ldg_i32(plan_counts(a)) * Cut<false>::kPerTile);
+  NextItem coming = next_item<false>(a, items);
   int ahead = 0;  // stages of the first tile whose weights are under way
-  if constexpr (!kGateUp) {
-    // The work list is complete (the entry before waited for it); only h is not. Weights go first.
-    if (coming.item >= 0) {
-      const Tile90 tile = locate90<kGateUp>(coming);
-      if (!tile.paired || tile.rows > 0) ahead = min_of(kStages90, tile.blocks<kGateUp>());
-      for (int k = 0; k < ahead && thread == 0; ++k) {
-        load_weights<kGateUp>(map, tile, tile.first_block<kGateUp>() + k,
-                              s.ring + k * kStageBytes90, s.full + k * 8,
-                              tile.single ? once : again);
-      }
+  // The work list is complete (the entry before waited for it); only h is not. Weights go first.
+  if (coming.item >= 0) {
+    const Tile90 tile = locate90<false>(coming);
+    if (!tile.paired || tile.rows > 0) ahead = min_of(kStages90, tile.blocks<false>());
+    for (int k = 0; k < ahead; ++k) {
+      load_weights<false>(&maps.map[1], tile, tile.first_block<false>() + k,
+                          s.ring + k * kStageBytes90, s.full + k * 8, tile.single ? once : again);
     }
-    grid_wait();
-    fence_proxy_async_global();  // h was written by ordinary stores
   }
+  grid_wait();
+  fence_proxy_async_global();  // h was written by ordinary stores
   Ring ring;
   while (coming.item >= 0) {
-    const Tile90 tile = locate90<kGateUp>(coming);
-    coming = next_item<kGateUp>(a, items);
+    const Tile90 tile = locate90<false>(coming);
+    coming = next_item<false>(a, items);
     if (tile.paired && tile.rows == 0) continue;
     const u64 policy = tile.single ? once : again;
-    const bool whole = has_block_rows<kGateUp>(tile);
-    constexpr int kGranule = kSwapped<kGateUp> ? 8 : 64;
-    const int used = ceil_div(tile.rows, kGranule) * kGranule;  // rows that the consumers look at
-    const u8* from[kCopies];
-    MOEJIT_UNROLL
-    for (int i = 0; i < kCopies; ++i) {
-      const int r = static_cast<int>(row) + i * 16;
-      i64 line = tile.first_row + r;
-      if (kGateUp && r < tile.rows) line = ldg_i32(rows + line) / kSlots;
-      from[i] = r < tile.rows ? source + line * (kDepth * 2) + column * 16 : nullptr;
-    }
-    const int first = tile.first_block<kGateUp>(), count = tile.blocks<kGateUp>();
+    const int first = tile.first_block<false>(), count = tile.blocks<false>();
+    const int boxes = boxes_of_rows<false>(tile);
     MOEJIT_NO_UNROLL
     for (int step = 0; step < count; ++step) {
-      const int k = first + step;
       const u32 stage = s.ring + ring.stage * kStageBytes90;
       const u32 full = s.full + ring.stage * 8;
       mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-      if (thread == 0) {
-        if (step >= ahead) load_weights<kGateUp>(map, tile, k, stage, full, policy);
-        if (whole) tma_load_2d(stage, &maps.map[2], k * 64, tile.first_row, full, again);
+      if (step >= ahead) load_weights<false>(&maps.map[1], tile, first + step, stage, full, policy);
+      MOEJIT_NO_UNROLL
+      for (int i = 0; i < boxes; ++i) {
+        tma_load_2d(stage + i * kBoxRows * 128, &maps.map[2], (first + step) * 64,
+                    tile.first_row + i * kBoxRows, full, again);
       }
-      if (!whole) {
-        const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-        MOEJIT_UNROLL
-        for (int i = 0; i < kCopies; ++i) {
-          if (kBm > kGranule && i * 16 >= used) break;
-          const bool valid = inside && from[i] != nullptr;
-          cp_async16(stage + to + i * 2048, valid ? from[i] + k * 128 : source, valid);
-        }
+      ring.next();
+    }
+    ahead = 0;
+  }
+}
+
+MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
+  constexpr int kPieces = kHiddenSize / 8;
+  constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
+  const u32 thread = thread_id();    // 0..127
+  const u32 column = thread & 7u;
+  const u32 row = thread >> 3;  // and every 16th after it
+  const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
+  const u8* source = static_cast<const u8*>(a.x) + column * 16;
+  const i32* rows = plan_rows(a);
+  const u64 once = policy_evict_first(), again = policy_evict_normal();
+  Items items(ldg_i32(plan_counts(a)) * Cut<true>::kPerTile);
+  NextItem coming = next_item<true>(a, items);
+  Ring ring;
+  while (coming.item >= 0) {
+    const Tile90 tile = locate90<true>(coming);
+    coming = next_item<true>(a, items);
+    if (tile.paired && tile.rows == 0) continue;
+    const u64 policy = tile.single ? once : again;
+    const int used = rows_read<true>(tile);
+    i32 token[kCopies];  // -1 of rows that pad the tile
+    MOEJIT_UNROLL
+    for (int i = 0; i < kCopies; ++i) {
+      const int r = static_cast<int>(row) + i * 16;
+      token[i] = r < tile.rows ? ldg_i32(rows + tile.first_row + r) / kSlots : -1;
+    }
+    const int count = tile.blocks<true>();
+    MOEJIT_NO_UNROLL
+    for (int k = 0; k < count; ++k) {
+      const u32 stage = s.ring + ring.stage * kStageBytes90;
+      const u32 full = s.full + ring.stage * 8;
+      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+      if (thread == 0) load_weights<true>(&maps.map[0], tile, k, stage, full, policy);
+      const bool inside = k * 8 + static_cast<int>(column) < kPieces;
+      const u8* from = source + k * 128;
+      MOEJIT_UNROLL
+      for (int i = 0; i < kCopies; ++i) {
+        if (kBm > 8 && i * 16 >= used) break;
+        const bool valid = inside && token[i] >= 0;
+        cp_async16(stage + to + i * 2048,
+                   valid ? from + static_cast<i64>(token[i]) * (kHiddenSize * 2) : source, valid);
       }
       cp_async_arrive_noinc(full);
       ring.next();
     }
-    ahead = 0;
   }
 }
 
@@ -216,7 +239,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     tma_prefetch_map(&maps.map[kGateUp ? 0 : 1]);
     if constexpr (!kGateUp) tma_prefetch_map(&maps.map[2]);
     for (int i = 0; i < kStages90; ++i) {
-      mbar_init(s.full + i * 8, 1 + 128);
+      mbar_init(s.full + i * 8, kGateUp ? 1 + 128 : 1);
       mbar_init(s.empty + i * 8, kConsumers * 4 * kCluster);
     }
     fence_mbar_init();
@@ -231,7 +254,12 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
     if constexpr (kMovesRegisters) reg_dec<56>();
-    produce<kGateUp>(a, maps, s);
+    if constexpr (kGateUp) {
+      produce_gate_up(a, maps, s);
+    } else {
+      produce_down(a, maps, s);
+    }
+    warp_sync();
   } else {
     if constexpr (kMovesRegisters) reg_inc<224>();
     Ring ring;

@@ -8,17 +8,20 @@
 
 namespace moe {
 
-template <int kEights>
+// meanwhile() is called once, with products under way.
+template <bool kGateUp, int kEights, typename Meanwhile>
 MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, Ring& ring,
-                                   f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2]) {
+                                   f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2], Meanwhile meanwhile) {
   constexpr int kN = kEights * 8;
+  const int at = min_of(2, count - 1);
   u32 previous = 0;
   wgmma_hold(lo);
   wgmma_hold(hi);
   MOEJIT_NO_UNROLL
   for (int k = 0; k < count; ++k) {
     mbar_wait(s.full + ring.stage * 8, ring.phase);
-    fence_proxy_async();  // the gathered rows were written by ordinary copies
+    if constexpr (kGateUp)
+      fence_proxy_async();  // the gathered rows were written by ordinary copies
     const u32 stage = s.ring + ring.stage * kStageBytes90;
     const u64 rows = descriptor(stage, false);
     const u64 weights = descriptor(stage + kStageBytesA + warpgroup * 16384, false);
@@ -34,6 +37,7 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
       }
     }
     wgmma_commit();
+    if (k == at) meanwhile();
     wgmma_wait<1>();
     if (k > 0) release(s.empty + previous * 8);
     previous = ring.stage;
@@ -45,17 +49,20 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
   release(s.empty + previous * 8);
 }
 
-// The form for `eights` times eight rows, 1..kEights.
-template <int kEights>
+// The form for `eights` times eight rows, 1..kEights. Above 128 rows in sixteens, since each form
+// is compiled on its own.
+template <bool kGateUp, int kEights, typename Meanwhile>
 MOEJIT_DEVICE void multiply_rows(int eights, const Shared90& s, u32 warpgroup, int count,
-                                 Ring& ring, f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2]) {
-  if constexpr (kEights > 1) {
-    if (eights < kEights) {
-      multiply_rows<kEights - 1>(eights, s, warpgroup, count, ring, lo, hi);
+                                 Ring& ring, f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2],
+                                 Meanwhile meanwhile) {
+  constexpr int kFewer = kEights > 16 ? kEights - 2 : kEights - 1;
+  if constexpr (kFewer > 0) {
+    if (eights <= kFewer) {
+      multiply_rows<kGateUp, kFewer>(eights, s, warpgroup, count, ring, lo, hi, meanwhile);
       return;
     }
   }
-  multiply_eights<kEights>(s, warpgroup, count, ring, lo, hi);
+  multiply_eights<kGateUp, kEights>(s, warpgroup, count, ring, lo, hi, meanwhile);
 }
 
 template <bool kGateUp>
@@ -66,12 +73,15 @@ MOEJIT_DEVICE void consume_swapped(const MoeArgs& a, const Shared90& s, u32 warp
     return;
   }
   f32 lo[kBm / 2], hi[kBm / 2];
-  multiply_rows<kBm / 8>(ceil_div(tile.rows, 8), s, warpgroup, count, ring, lo, hi);
+  LaneRows<kWeightOnInput == kGateUp, !kGateUp> rows;
+  rows.find(a, tile);
+  multiply_rows<kGateUp, kBm / 8>(ceil_div(tile.rows, 8), s, warpgroup, count, ring, lo, hi,
+                                  [&] { rows.weigh(a); });
   const u32 staged = s.staged + warpgroup * 4 * kStagedBytes;
   if constexpr (kGateUp) {
-    finish_gate_up_turned(a, tile, warpgroup, staged, lo, hi);
+    finish_gate_up_turned(a, tile, rows, warpgroup, staged, lo, hi);
   } else {
-    finish_down_turned(a, tile, warpgroup, staged, lo, hi);
+    finish_down_turned(a, tile, rows, warpgroup, staged, lo, hi);
   }
 }
 

@@ -12,30 +12,40 @@ namespace moe {
 constexpr int kLanesRows = ceil_div(kBm, 32);
 constexpr u32 kFirstFinishBarrier = 1;  // of named barriers, one for each consumer warpgroup
 
-// Routing weights of rows lane + 32 * j of a tile.
-template <bool kWeighted>
-struct RowWeights {
+// Slots and routing weights of rows lane + 32 * j of a tile, looked up beside its products.
+template <bool kWeighted, bool kSlotted>
+struct LaneRows {
+  i32 slot[kLanesRows];
   f32 weight[kLanesRows];
-  MOEJIT_DEVICE RowWeights(const MoeArgs& a, const Tile90& tile) {
+  MOEJIT_DEVICE void find(const MoeArgs& a, const Tile90& tile) {
     MOEJIT_UNROLL
     for (int j = 0; j < kLanesRows; ++j) {
       const int r = j * 32 + static_cast<int>(lane_id());
-      weight[j] = 1.0f;
-      if (kWeighted && r < tile.rows)
-        weight[j] = slot_weight(a, ldg_i32(plan_rows(a) + tile.first_row + r));
+      slot[j] = (kWeighted || kSlotted) && r < tile.rows
+                    ? ldg_i32(plan_rows(a) + tile.first_row + r)
+                    : -1;
     }
+  }
+  MOEJIT_DEVICE void weigh(const MoeArgs& a) {
+    MOEJIT_UNROLL
+    for (int j = 0; j < kLanesRows; ++j)
+      weight[j] = kWeighted && slot[j] >= 0 ? slot_weight(a, slot[j]) : 1.0f;
   }
   // Of row 2 * (lane % 4) + c of fragment f; warp-collective.
   MOEJIT_DEVICE f32 of(int f, int c) const {
     if constexpr (!kWeighted) return 1.0f;
     return shfl_f32(weight[f / 4], static_cast<u32>(f % 4 * 8 + c) + (lane_id() & 3u) * 2);
   }
+  // Slot of row 32 * j + r; warp-collective.
+  MOEJIT_DEVICE i32 slot_of(int j, int r) const {
+    return static_cast<i32>(shfl_u32(static_cast<u32>(slot[j]), static_cast<u32>(r)));
+  }
 };
 
 // kBlocks * 64 channels of the tile's rows, kWide bytes each, of one warpgroup: value(block, f,
 // which, c, weight) is channel block * 64 + warp * 16 + which * 8 + lane / 4 of row c of fragment
-// f, whose routing weight is `weight`; line(row) is where the channels of a row of the tile go,
-// `channels` of them exist.
+// f, whose routing weight is `weight`; line(j, r) is where the channels of row 32 * j + r of the
+// tile go (warp-collective), `channels` of them exist.
 template <int kBlocks, int kWide, typename Weights, typename Value, typename Line>
 MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, int channels,
                                 const Weights& weights, Value value, Line line) {
@@ -54,7 +64,8 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
       const int row = first + at / kPieces, piece = at % kPieces;
       const bool inside =
           at < kRows * kPieces && row < tile.rows && piece * (16 / kWide) < channels;
-      to[i] = inside ? line(row) + piece * 16 : nullptr;
+      u8* begin = line(first / 32, row % 32);
+      to[i] = inside ? begin + piece * 16 : nullptr;
     }
     MOEJIT_UNROLL
     for (int f = first / 8; f < (first + kRows) / 8; f += kBlocks == 1 && kWide == 2 ? 2 : 1) {
@@ -104,12 +115,12 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
 }
 
 // `staged`: 4 * kStagedBytes of this warpgroup.
-MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, u32 warpgroup,
-                                         u32 staged, const f32 (&lo)[kBm / 2],
+template <typename Rows>
+MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, const Rows& rows,
+                                         u32 warpgroup, u32 staged, const f32 (&lo)[kBm / 2],
                                          const f32 (&hi)[kBm / 2]) {
   constexpr int kBlocks = kGated ? 1 : 2;
   const int first = tile.n * kHColumns + static_cast<int>(warpgroup) * kBlocks * 64;
-  const RowWeights<kWeightOnInput> weights(a, tile);
   f32 gate_bias[kBlocks][2] = {}, up_bias[kBlocks][2] = {};
   if constexpr (kBias) {
     MOEJIT_UNROLL
@@ -123,21 +134,28 @@ MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, u
   }
   u8* h = region(a, kRegion_h) + static_cast<i64>(first) * 2;
   store_turned<kBlocks, 2>(
-      tile, warpgroup, staged, kIntermediateSize - first, weights,
+      tile, warpgroup, staged, kIntermediateSize - first, rows,
       [&](int block, int f, int which, int c, f32 weight) {
         const int j = f * 4 + which * 2 + c;
-        const f32 g = (block == 0 ? lo[j] : hi[j]) * weight + gate_bias[block][which];
-        return activate(g, kGated ? hi[j] * weight + up_bias[block][which] : 0.0f);
+        f32 g = (block == 0 ? lo[j] : hi[j]) * weight;
+        f32 u = kGated ? hi[j] * weight : 0.0f;
+        if constexpr (kBias) {  // no addition of zeros, which the compiler has to keep
+          g += gate_bias[block][which];
+          u += up_bias[block][which];
+        }
+        return activate(g, u);
       },
-      [&](int row) { return h + static_cast<i64>(tile.first_row + row) * kIntermediateSize * 2; });
+      [&](int j, int r) {
+        return h + static_cast<i64>(tile.first_row + j * 32 + r) * kIntermediateSize * 2;
+      });
 }
 
-MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, u32 warpgroup,
-                                      u32 staged, const f32 (&lo)[kBm / 2],
+template <typename Rows>
+MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, const Rows& rows,
+                                      u32 warpgroup, u32 staged, const f32 (&lo)[kBm / 2],
                                       const f32 (&hi)[kBm / 2]) {
   constexpr int kWide = kPartial16 ? 2 : 4;
   const int first = tile.n * kBn + static_cast<int>(warpgroup) * 128;
-  const RowWeights<!kWeightOnInput> weights(a, tile);
   f32 bias[2][2] = {};
   if constexpr (kBias) {
     MOEJIT_UNROLL
@@ -151,14 +169,15 @@ MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, u32 
   // y of a slot holds kParts parts, one of each range of the reduction.
   u8* y = region(a, kRegion_y) + static_cast<i64>(first) * kWide;
   store_turned<2, kWide>(
-      tile, warpgroup, staged, kHiddenSize - first, weights,
+      tile, warpgroup, staged, kHiddenSize - first, rows,
       [&](int block, int f, int which, int c, f32 weight) {
         const int j = f * 4 + which * 2 + c;
-        return ((block == 0 ? lo[j] : hi[j]) + bias[block][which]) * weight;
+        const f32 v = block == 0 ? lo[j] : hi[j];
+        return (kBias ? v + bias[block][which] : v) * weight;
       },
-      [&](int row) {
-        const i64 slot = ldg_i32(plan_rows(a) + tile.first_row + row);
-        return y + (slot * kParts + tile.part) * kHiddenSize * kWide;
+      [&](int j, int r) {
+        return y +
+               (static_cast<i64>(rows.slot_of(j, r)) * kParts + tile.part) * kHiddenSize * kWide;
       });
 }
 

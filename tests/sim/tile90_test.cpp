@@ -148,6 +148,8 @@ const Form kSwapped[] = {
      false,
      true},
     {"Split", 136, 1056, 150, {{"split", 2}, {"cluster", 2}}, false, DType::kBF16, 2},
+    {"ManyRows", 264, 136, 330, {{"tile_m", 160}, {"partial", 16}}, false, DType::kBF16, 2},
+    {"ManyRowsCluster", 136, 264, 400, {{"tile_m", 160}, {"cluster", 2}}, false, DType::kBF16, 2},
 };
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimTile90, testing::ValuesIn(kForms),
