@@ -18,7 +18,7 @@ using namespace moejit::internal;
 struct Arguments {
   std::string verb, device = "cuda:0", layer, family, json, schedule, routing = "uniform";
   std::vector<int64_t> tokens;
-  int samples = 3, repeats = 20;
+  int samples = 3, repeats = 20, rounds = 1;
   double check_operations = 3e8;
   bool entries = false, routed = false, best = false;
 };

@@ -2,7 +2,7 @@
 //   gpu_moe check [--samples N]                every family on layers that use every config field
 //   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
 //   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
-//                [--routed 1] [--best 1] [--entries 1]
+//                [--routed 1] [--best 1] [--entries 1] [--rounds N]
 //   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
@@ -233,10 +233,17 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       std::string text;
     };
     std::vector<Row> rows;
-    for (Built& b : built) {
+    // In rounds over all schedules: a card under load grows slower from round to round.
+    std::vector<std::vector<double>> measured(built.size());
+    for (size_t at = 0; at < built.size() * static_cast<size_t>(args.rounds); ++at) {
+      const Built& b = built[at % built.size()];
+      std::vector<double>& sorted = measured[at % built.size()];
+      const bool first = at < built.size(), last = at >= built.size() * (args.rounds - 1);
       if (!b.binary.ok()) {
-        std::printf("%s: %s\n", b.schedule.to_json().c_str(),
-                    b.binary.status().log().substr(0, 800).c_str());
+        if (first) {
+          std::printf("%s: %s\n", b.schedule.to_json().c_str(),
+                      b.binary.status().log().substr(0, 800).c_str());
+        }
         continue;
       }
       const int64_t bytes = workspace_offset(b.source.workspace, b.source.workspace.size(), tokens);
@@ -249,7 +256,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
         continue;
       }
       double error = -1;
-      if (args.check_operations > 0) {
+      if (args.check_operations > 0 && last) {
         auto checked = check_module(device, **module, **load, 0, expected);
         if (!checked.ok() || !checked->problem.empty()) {
           std::printf(
@@ -272,7 +279,8 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
         std::printf("%s: %s\n", b.schedule.to_json().c_str(), times.status().to_string().c_str());
         return 1;
       }
-      std::vector<double> sorted = *times;
+      sorted.insert(sorted.end(), times->begin(), times->end());
+      if (!last) continue;
       std::sort(sorted.begin(), sorted.end());
       const double median = sorted[sorted.size() / 2];
       const double predicted =
@@ -327,6 +335,7 @@ int main(int argc, char** argv) {
     if (name == "--routing") args.routing = value;
     if (name == "--samples") args.samples = std::atoi(value.c_str());
     if (name == "--repeats") args.repeats = std::atoi(value.c_str());
+    if (name == "--rounds") args.rounds = std::max(1, std::atoi(value.c_str()));
     if (name == "--entries") args.entries = value == "1";
     if (name == "--routed") args.routed = value == "1";
     if (name == "--best") args.best = value == "1";
