@@ -145,7 +145,7 @@ Result<ClearReport> clear_cache(const CachePlace& place) {
 }
 
 Result<SelectionInfo> pin_selection(const CachePlace& place, const std::string& key_prefix,
-                                    bool pinned) {
+                                    bool pinned, const std::string& serving_policy) {
   MOEJIT_RETURN_IF_ERROR(check_key_prefix(key_prefix));
   CacheFilter filter;
   filter.key = key_prefix;
@@ -166,18 +166,40 @@ Result<SelectionInfo> pin_selection(const CachePlace& place, const std::string& 
   s.how = pinned ? "pinned" : "tuned";
   s.decided_at = unix_now();
   Transaction transaction(db);
-  Query(db,
-        "UPDATE selection SET how = ?1, decided_at = ?2 WHERE prob_id = ?3 AND env_id = ?4"
-        " AND policy_id = ?5 AND generator = ?6")
-      .text(s.how)
-      .integer(s.decided_at)
-      .integer(problem_id(db, s.problem, s.tokens, false))
-      .integer(environment_id(db, s.environment, false))
-      .integer(policy_id(db, s.policy, false))
-      .text(s.generator)
-      .run();
+  const int64_t problem = problem_id(db, s.problem, s.tokens, false);
+  const int64_t environment = environment_id(db, s.environment, false);
+  const auto hold = [&](const std::string& policy) {
+    Query(db,
+          "UPDATE selection SET how = ?1, decided_at = ?2 WHERE prob_id = ?3 AND env_id = ?4"
+          " AND policy_id = ?5 AND generator = ?6 AND schedule = ?7")
+        .text(s.how)
+        .integer(s.decided_at)
+        .integer(problem)
+        .integer(environment)
+        .integer(policy_id(db, policy, false))
+        .text(s.generator)
+        .text(s.schedule)
+        .run();
+  };
+  hold(s.policy);
   if (db.changes() == 0 && db.error() == 0) {
     return Status(StatusCode::kNotFound, "the selection went away meanwhile");
+  }
+  if (s.policy != serving_policy && pinned) {
+    Query(
+        db,
+        "INSERT OR REPLACE INTO selection SELECT prob_id, env_id, ?1, generator, schedule, source,"
+        " tc_id, how, median_s, predicted_s, floor_s, error, versus_default, candidates, note,"
+        " decided_at FROM selection"
+        " WHERE prob_id = ?2 AND env_id = ?3 AND policy_id = ?4 AND generator = ?5")
+        .integer(policy_id(db, serving_policy, true))
+        .integer(problem)
+        .integer(environment)
+        .integer(policy_id(db, s.policy, false))
+        .text(s.generator)
+        .run();
+  } else if (s.policy != serving_policy) {
+    hold(serving_policy);
   }
   transaction.commit();
   if (Status status = (*opened)->status("cannot be changed"); !status.ok()) return status;

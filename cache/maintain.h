@@ -48,8 +48,11 @@ struct GcReport {
 // Least recently used first; what a selection names stays. Safe while others are connected.
 Result<GcReport> gc_cache(const CachePlace& place, const GcOptions& options);
 
-// Pins or unpins the selection of a key (a prefix): a pinned one is not replaced by tuning.
+// Pins or unpins the selection of a key (a prefix): a pinned one is not replaced by tuning. Pinned,
+// it also becomes, and stays, the selection of its problem, environment and generator under
+// `serving_policy`, which is the one that is followed; unpinned, so is that one where it is the
+// same.
 Result<SelectionInfo> pin_selection(const CachePlace& place, const std::string& key_prefix,
-                                    bool pinned);
+                                    bool pinned, const std::string& serving_policy);
 
 }  // namespace moejit::internal

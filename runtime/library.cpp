@@ -189,13 +189,17 @@ Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeCo
   return built;
 }
 
+std::string policy_of(const std::string& routing) {
+  return "{\"protocol\":" + std::to_string(kProtocolVersion) +
+         ",\"routing\":" + json_string(routing) + ",\"weights\":\"cold\"}";
+}
+
 MeasurementKey measurement_key(const MoeConfig& config, const Device& device, int64_t tokens,
                                const std::string& routing) {
   return {.problem = config.to_json(),
           .tokens = tokens,
           .environment = device.info().identity,
-          .policy = "{\"protocol\":" + std::to_string(kProtocolVersion) +
-                    ",\"routing\":" + json_string(routing) + ",\"weights\":\"cold\"}"};
+          .policy = policy_of(routing)};
 }
 
 DeviceLimits known_limits(const Device& device, Store& store, DType dtype) {

@@ -32,6 +32,7 @@ Result<BuiltKernel> build_kernel(const Device& device, Store& store, const MoeCo
                                  MayLoad may_load = MayLoad::kYes);
 
 // Identities under which measurements and choices are kept.
+std::string policy_of(const std::string& routing);
 MeasurementKey measurement_key(const MoeConfig& config, const Device& device, int64_t tokens,
                                const std::string& routing);
 // The routing name under which get_kernel looks choices up: the most recent tune of any routing.

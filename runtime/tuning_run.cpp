@@ -371,7 +371,7 @@ class Tuning {
 
   // get_kernel asks for the most recent tune of any routing.
   void publish(Selection selection) {
-    selection.key.policy = measurement_key(config(), device_, tokens(), kServingRouting).policy;
+    selection.key.policy = policy_of(kServingRouting);
     store_->select(selection);
   }
 

@@ -1,4 +1,5 @@
 // `moejit cache verify | clear | gc | pin | history`: what keeps a cache whole.
+#include "runtime/library.h"
 #include "tools/busy.h"
 #include "tools/cache_common.h"
 #include "tools/parse.h"
@@ -155,7 +156,8 @@ class CachePin : public Command {
   ExitCode run(Context& context) override {
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
-    auto choice = internal::pin_selection(*place, key_, !off_);
+    auto choice = internal::pin_selection(*place, key_, !off_,
+                                          internal::policy_of(internal::kServingRouting));
     if (!choice.ok()) return context.fail(choice.status());
     Table table(choice_columns());
     table.add(choice_cells(context, *choice));

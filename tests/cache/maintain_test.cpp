@@ -153,18 +153,37 @@ TEST_F(MaintainTest, HistoryKeepsEveryDecisionNewestFirst) {
   EXPECT_FALSE((*one)[1].current);
 }
 
+constexpr const char* kServing = "{\"routing\":\"serving\"}";
+
+TEST_F(MaintainTest, APinnedSelectionIsTheOneThatIsServed) {
+  fill();
+  const std::string key = list_selections(place())->back().key;
+  Selection other = selection_of(8, "{\"n\":3}");
+  other.key.policy = kServing;
+  open()->select(other);
+  ASSERT_TRUE(pin_selection(place(), key, true, kServing).ok());
+  const auto served = open()->find_selection(other.key, "generator-1");
+  EXPECT_EQ(served->schedule, "{\"n\":1}");
+  EXPECT_EQ(served->how, "pinned");
+  open()->select(other);
+  EXPECT_EQ(open()->find_selection(other.key, "generator-1")->schedule, "{\"n\":1}");
+  ASSERT_TRUE(pin_selection(place(), key, false, kServing).ok());
+  EXPECT_EQ(open()->find_selection(other.key, "generator-1")->how, "tuned");
+}
+
 TEST_F(MaintainTest, PinHoldsASelectionUntilItIsUnpinned) {
   fill();
   const std::string key = list_selections(place())->back().key;
-  const auto pinned = pin_selection(place(), key.substr(0, 8), true);
+  const auto pinned = pin_selection(place(), key.substr(0, 8), true, kServing);
   ASSERT_TRUE(pinned.ok()) << pinned.status().to_string();
   EXPECT_EQ(pinned->how, "pinned");
   open()->select(selection_of(8, "{\"n\":3}"));
   EXPECT_EQ(open()->find_selection(measurement_key(8), "generator-1")->schedule, "{\"n\":1}");
-  ASSERT_TRUE(pin_selection(place(), key, false).ok());
+  ASSERT_TRUE(pin_selection(place(), key, false, kServing).ok());
   open()->select(selection_of(8, "{\"n\":3}"));
   EXPECT_EQ(open()->find_selection(measurement_key(8), "generator-1")->schedule, "{\"n\":3}");
-  EXPECT_EQ(pin_selection(place(), "0123456789", true).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(pin_selection(place(), "0123456789", true, kServing).status().code(),
+            StatusCode::kNotFound);
 }
 
 TEST_F(MaintainTest, VerifyFindsAndRepairDropsADamagedBinary) {
