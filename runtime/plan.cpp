@@ -16,9 +16,9 @@ namespace {
 constexpr size_t kMaxModelSchedules = 3;
 constexpr double kWorthAnotherCompile = 1.05;  // a further schedule must gain 5 % somewhere
 constexpr double kTooLittle_s = 2e-6;          // and that much a launch
-constexpr size_t kAskedOfANeighbour = 32;
-constexpr double kNearestWithin = 2.0;   // ratio of token counts
-constexpr double kWorthTrusting = 1.25;  // predicted, against the default, of another device
+constexpr size_t kAskedOfANeighbour = 32;      // schedules, an eighth of a small space
+constexpr double kNearestWithin = 2.0;         // ratio of token counts
+constexpr double kWorthTrusting = 1.25;        // predicted, against the default, of another device
 
 std::string bucket_words(int64_t tokens) {
   return std::to_string(tokens) + (tokens == 1 ? " token" : " tokens");
@@ -109,6 +109,7 @@ std::vector<std::vector<double>> predict_all(const MoeConfig& config, const Targ
     return b % 2 == 1 && b + 1 < open.size() && open[b - 1]->tokens < open[b]->tokens &&
            open[b]->tokens < open[b + 1]->tokens && open[b + 1]->tokens <= 4 * open[b - 1]->tokens;
   };
+  const size_t asked = std::min(kAskedOfANeighbour, space.size() / 8 + 1);
   for (const bool second : {false, true}) {
     for (size_t b = 0; b < open.size(); ++b) {
       if (between(b) != second) continue;
@@ -125,9 +126,8 @@ std::vector<std::vector<double>> predict_all(const MoeConfig& config, const Targ
       const size_t first = least(before, 1).front();
       const double scale = predict(first) / before[first];
       for (size_t s = 0; s < space.size(); ++s) predicted[b][s] = scale * before[s];
-      for (const size_t s : least(before, kAskedOfANeighbour)) predicted[b][s] = predict(s);
-      for (const size_t s : least(predicted[b + 1], kAskedOfANeighbour))
-        predicted[b][s] = predict(s);
+      for (const size_t s : least(before, asked)) predicted[b][s] = predict(s);
+      for (const size_t s : least(predicted[b + 1], asked)) predicted[b][s] = predict(s);
     }
   }
   return predicted;

@@ -7,7 +7,7 @@
 namespace moejit_cpu {
 
 // Most tokens of one expert that are multiplied so: with more, packing panels (tile.h) pays.
-constexpr int kDotTokens = kTileTokens;
+constexpr int kDotTokens = 2 * kTileTokens;
 // Of them, most that stream one row after the other.
 constexpr int kStreamTokens = 2;
 // So many rows before the end of a run, what follows it is prefetched: about 4 KiB on the way hide
