@@ -248,6 +248,51 @@ uint32_t Engine::load_acquire(const void* address, uint32_t line) {
   return value;
 }
 
+uint64_t Engine::update_word(void* address, int update, uint64_t value, uint64_t expected,
+                             uint32_t line) {
+  ++counters_.instructions;
+  Thread* thread = current_;
+  thread->line = line;
+  if (update == moejit_sim::kWordAcquire) {  // whoever polls lets the others run first
+    thread->block->spinning.push_back(thread);
+    suspend(thread, Wait::kSpin);
+  }
+  const auto where_to = reinterpret_cast<uintptr_t>(address);
+  Region* region = region_of(where_to, 8);
+  // The one access that may find what nobody wrote.
+  if (region != nullptr && region->writable)
+    region->shadow.mark_written(where_to - region->begin, 8);
+  Observer& observer = thread->observer;
+  Knowledge* variable = nullptr;
+  uint8_t flags = kAtomicAccess;
+  if (update != moejit_sim::kWordAcquire) flags |= kWriteAccess;
+  if (races_) {
+    variable = &sync_variables_[where_to];
+    if (update == moejit_sim::kWordAcquire) {
+      observer.know.join(*variable);
+    } else if (update != moejit_sim::kWordAddRelease) {
+      if (!thread->acquired_by_fence) thread->acquired_by_fence = std::make_unique<Knowledge>();
+      thread->acquired_by_fence->join(*variable);
+    }
+  }
+  char* at = global_at(address, 8, 8, access_by(thread, line, flags), thread, false);
+  uint64_t old;
+  std::memcpy(&old, at, 8);
+  uint64_t now = old;
+  if (update == moejit_sim::kWordAdd || update == moejit_sim::kWordAddRelease) now = old + value;
+  if (update == moejit_sim::kWordSwapIf && old == expected) now = value;
+  std::memcpy(at, &now, 8);
+  if (races_ && update == moejit_sim::kWordAddRelease) {
+    Knowledge mine = observer.know;
+    mine.vec = observer.folded(thread->block->agents);
+    variable->join(mine);
+    ++observer.now;
+  } else if (races_ && update != moejit_sim::kWordAcquire && thread->released_by_fence) {
+    variable->join(*thread->released_by_fence);
+  }
+  return old;
+}
+
 void Engine::fence(int kind, uint32_t) {
   ++counters_.instructions;
   Thread* thread = current_;

@@ -45,6 +45,10 @@ struct Calls {
   static unsigned load_acquire(const void* address, uint32_t line) {
     return g_running->load_acquire(address, line);
   }
+  static unsigned long long update_word(void* address, int update, unsigned long long value,
+                                        unsigned long long expected, unsigned line) {
+    return g_running->update_word(address, update, value, expected, line);
+  }
   static void prefetch(const void*, uint32_t) { ++g_running->counters_.instructions; }
   static void fence(int kind, uint32_t line) { g_running->fence(kind, line); }
   static void collective(int kind, void* args, uint32_t line) {
@@ -126,6 +130,7 @@ const moejit_sim::Runtime& Engine::table() {
       Calls::store_global,
       Calls::add_global,
       Calls::load_acquire,
+      Calls::update_word,
       Calls::prefetch,
       Calls::fence,
       Calls::collective,

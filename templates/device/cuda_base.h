@@ -204,10 +204,37 @@ MOEJIT_DEVICE u32 ld_acquire(const u32* p) {
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
 }
+MOEJIT_DEVICE u64 word_add(u64* p, u64 v) {
+  u64 old;
+  asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;"
+               : "=l"(old)
+               : "l"(p), "l"(v)
+               : "memory");
+  return old;
+}
+MOEJIT_DEVICE void word_add_release(u64* p, u64 v) {
+  asm volatile("red.release.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+MOEJIT_DEVICE u64 word_swap_if(u64* p, u64 expected, u64 v) {
+  u64 old;
+  asm volatile("atom.relaxed.gpu.global.cas.b64 %0, [%1], %2, %3;"
+               : "=l"(old)
+               : "l"(p), "l"(expected), "l"(v)
+               : "memory");
+  return old;
+}
+MOEJIT_DEVICE u64 word_acquire(const u64* p) {
+  u64 v;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
 MOEJIT_DEVICE void fence_gpu() {
   asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 MOEJIT_DEVICE u64 policy_evict_first() {
+#if __CUDA_ARCH__ >= 900
+  return 0x12F0000000000000ull;  // what createpolicy makes; a constant stays out of the registers
+#endif
   u64 p;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
   return p;

@@ -126,6 +126,18 @@ MOEJIT_DEVICE u32 atomic_add_acq_rel(u32* p, u32 v, MOEJIT_SIM_LINE) {
 MOEJIT_DEVICE u32 ld_acquire(const u32* p, MOEJIT_SIM_LINE) {
   return moejit_sim_runtime->load_acquire(p, line);
 }
+MOEJIT_DEVICE u64 word_add(u64* p, u64 v, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->update_word(p, moejit_sim::kWordAdd, v, 0, line);
+}
+MOEJIT_DEVICE void word_add_release(u64* p, u64 v, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->update_word(p, moejit_sim::kWordAddRelease, v, 0, line);
+}
+MOEJIT_DEVICE u64 word_swap_if(u64* p, u64 expected, u64 v, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->update_word(p, moejit_sim::kWordSwapIf, v, expected, line);
+}
+MOEJIT_DEVICE u64 word_acquire(const u64* p, MOEJIT_SIM_LINE) {
+  return moejit_sim_runtime->update_word(const_cast<u64*>(p), moejit_sim::kWordAcquire, 0, 0, line);
+}
 MOEJIT_DEVICE void fence_gpu(MOEJIT_SIM_LINE) {
   moejit_sim_runtime->fence(moejit_sim::kFenceGpu, line);
 }

@@ -100,6 +100,8 @@ struct CountArgs {  // kWgmmaWait: pending groups; kSetMaxRegisters: registers, 
 };
 
 enum Order { kRelaxed = 0, kAcqRel = 1 };
+// On 8 bytes of global memory that may hold anything to begin with.
+enum WordUpdate { kWordAdd = 0, kWordAddRelease = 1, kWordSwapIf = 2, kWordAcquire = 3 };
 enum Fence { kFenceGpu = 0, kFenceMbarInit = 1, kFenceProxyShared = 2, kFenceProxyGlobal = 3 };
 enum MathFunction { kExp = 0, kTanh = 1, kErf = 2, kLog1p = 3, kSqrt = 4, kExp2 = 5 };
 
@@ -127,6 +129,8 @@ struct Runtime {
   void (*store_global)(void* address, const void* value, unsigned bytes, unsigned line);
   unsigned (*add_global)(void* address, unsigned value, int order, unsigned line);
   unsigned (*load_acquire)(const void* address, unsigned line);
+  unsigned long long (*update_word)(void* address, int update, unsigned long long value,
+                                    unsigned long long expected, unsigned line);
   void (*prefetch)(const void* address, unsigned line);
   void (*fence)(int kind, unsigned line);
 
