@@ -25,10 +25,12 @@ enum class When : int32_t { kAlways = 0, kRouted = 1, kUnrouted = 2 };
 struct Entry {
   std::string name;
   When when = When::kAlways;
-  Grid grid;                      // GPU
-  int32_t threads = 0;            // GPU: threads of one block
-  int32_t shared_bytes = 0;       // GPU: dynamic shared memory
-  int32_t cluster = 1;            // GPU
+  Grid grid;                 // GPU
+  int32_t threads = 0;       // GPU: threads of one block
+  int32_t shared_bytes = 0;  // GPU: dynamic shared memory
+  int32_t cluster = 1;       // GPU
+  int64_t min_tokens = 0;    // GPU: launched only for T in [min_tokens, max_tokens]
+  int64_t max_tokens = INT64_MAX;
   bool dependent_launch = false;  // GPU: programmatic dependent launch on the entry before
   bool tensor_maps = false;       // GPU: takes KernelSource::tensor_maps as its second parameter
   // CPU: run by the calling thread alone when T*K is at most this (0: never), to skip a wake-up.

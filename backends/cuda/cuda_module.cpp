@@ -160,6 +160,7 @@ Status CudaModule::launch(const MoeArgs& args, Stream stream_pointer) const {
     const Entry& entry = entries_[i];
     if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0))
       continue;
+    if (args.num_tokens < entry.min_tokens || args.num_tokens > entry.max_tokens) continue;
     int64_t blocks = grid_blocks(entry.grid, args.num_tokens, num_units_);
     blocks = (blocks + entry.cluster - 1) / entry.cluster * entry.cluster;
     CUlaunchAttribute attributes[2] = {};

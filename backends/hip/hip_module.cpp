@@ -54,6 +54,7 @@ Status HipModule::launch(const MoeArgs& args, Stream stream_pointer) const {
     const Entry& entry = entries_[i];
     if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0))
       continue;
+    if (args.num_tokens < entry.min_tokens || args.num_tokens > entry.max_tokens) continue;
     const hipError_t r = api_.hipModuleLaunchKernel(
         functions_[i], static_cast<unsigned>(grid_blocks(entry.grid, args.num_tokens, num_units_)),
         1, 1, static_cast<unsigned>(entry.threads), 1, 1, static_cast<unsigned>(entry.shared_bytes),

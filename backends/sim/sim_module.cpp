@@ -188,6 +188,7 @@ std::vector<EntryPlan> SimModule::plan_entries(const MoeArgs& args) const {
     const Entry& entry = source_.entries[i];
     if (entry.when != When::kAlways && (entry.when == When::kRouted) != (args.routed != 0))
       continue;
+    if (args.num_tokens < entry.min_tokens || args.num_tokens > entry.max_tokens) continue;
     const Grid& grid = entry.grid;
     int64_t blocks = grid.fixed;
     if (grid.per_token_num > 0) {

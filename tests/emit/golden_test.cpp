@@ -86,7 +86,10 @@ std::string launches(const KernelSource& source) {
          << e.grid.fixed << " + T * " << e.grid.per_token_num << " / " << e.grid.per_token_den
          << ", at most " << e.grid.per_unit_cap << " a unit, threads " << e.threads << ", shared "
          << e.shared_bytes << ", cluster " << e.cluster << ", dependent " << e.dependent_launch
-         << ", maps " << e.tensor_maps << ", serial up to " << e.serial_up_to << "\n";
+         << ", maps " << e.tensor_maps << ", serial up to " << e.serial_up_to;
+    if (e.min_tokens > 0) text << ", from " << e.min_tokens << " tokens";
+    if (e.max_tokens < INT64_MAX) text << ", up to " << e.max_tokens << " tokens";
+    text << "\n";
   }
   for (const TensorMapSpec& m : source.tensor_maps) {
     text << "map " << static_cast<int>(m.base) << " region " << m.region << ":";
