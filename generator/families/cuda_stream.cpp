@@ -10,18 +10,36 @@ namespace {
 
 using gpu::ceil_div;
 
-// As in stream_ring.h.
+// As in stream_plan.h and stream_few.h.
 constexpr int64_t kListSlots = 1024;
+constexpr int64_t kFewSlots = 128;
+
+// Up to this many tokens the persistent launch takes.
+int64_t few_tokens(const MoeConfig& config, const Schedule& s) {
+  const int64_t ring = int64_t{s.at("stages")} * s.at("tile_m") * 2048;
+  if ((int64_t{config.num_experts} + config.router.n_group) * 4 > ring) return 0;
+  return std::min(
+      {kFewSlots / gpu::slots(config), int64_t{s.at("tile_n")} * 8, int64_t{s.at("warps")}});
+}
 
 int64_t shared_bytes(const MoeConfig& config, const Schedule& s) {
   const int64_t warps = s.at("warps"), fragments = int64_t{s.at("tile_m")} * s.at("tile_n");
   const int64_t ring = warps * s.at("stages") * s.at("tile_m") * 2048;
   const int64_t reduce = 2 * warps * fragments * 512;
-  const int64_t plan = ceil_div((2 * int64_t{config.total_experts()} + 2) * 4 + warps * 4 +
-                                    warps * 128 + 2 * kListSlots * 2,
-                                128) *
-                       128;
+  const int64_t counts =
+      ceil_div((2 * int64_t{config.total_experts()} + 2) * 4 + warps * 4, 16) * 16;
+  const int64_t starts = std::max(warps * 128, (kListSlots + 8) * 2);
+  const int64_t plan = ceil_div(counts + starts + 2 * kListSlots * 2, 128) * 128;
   return ring + reduce + plan;
+}
+
+// Room for h of one token, in the stages of the persistent launch, where the rings leave it.
+int64_t hidden_bytes(const MoeConfig& config, const Target& target, const Schedule& s) {
+  if (s.at("fused") == 0) return 0;
+  const int64_t bytes = gpu::slots(config) * ceil_div(config.intermediate_size, 64) * 128;
+  const int64_t limit =
+      std::min(target.shared_bytes, gpu::shared_per_unit(target) / s.at("blocks") - 1024);
+  return shared_bytes(config, s) + bytes <= limit ? bytes : 0;
 }
 
 int64_t gate_tiles(const MoeConfig& config, const Schedule& s) {
@@ -47,10 +65,7 @@ class CudaStream : public Family {
         {"tile_n", {1, 2, 4}, "8-token tiles of one unit of work"},
         {"stages", {6, 3, 4, 5, 8, 10, 12, 16}, "128-byte-wide stages of a warp's ring"},
         {"blocks", {2, 1, 3, 4}, "resident blocks of a unit"},
-        {"fused", {0, 1}, "both products in one persistent launch"},
-        {"down",
-         {0, 1},
-         "1: where the tokens fit a unit, a block sums all experts of its rows of down"},
+        {"fused", {0, 1}, "few tokens: the router and both products in one persistent launch"},
     };
   }
 
@@ -84,14 +99,14 @@ class CudaStream : public Family {
       return gpu::refuse(schedule, "tile_n",
                          "tile_m * tile_n must be at most 4, or accumulators and operands spill");
     }
-    for (const char* form : {"fused", "down"}) {
-      if (schedule.at(form) == 1 && (schedule.at("tile_n") > 1 || schedule.at("tile_m") > 1 ||
-                                     warps * blocks < 16 || blocks > 2)) {
-        return gpu::refuse(
-            schedule, form,
-            "pays only for the fewest tokens and in large blocks: must have tile_m = "
-            "tile_n = 1 and 16 warps on a unit in at most 2 blocks");
-      }
+    if (schedule.at("fused") == 1 && (schedule.at("tile_n") > 1 || schedule.at("tile_m") > 1 ||
+                                      warps * blocks < 16 || blocks > 2)) {
+      return gpu::refuse(schedule, "fused",
+                         "pays only for the fewest tokens and in large blocks: must have tile_m = "
+                         "tile_n = 1 and 16 warps on a unit in at most 2 blocks");
+    }
+    if (schedule.at("fused") == 1 && few_tokens(config, schedule) == 0) {
+      return gpu::refuse(schedule, "fused", "no token fits: too many experts, or visited ones");
     }
     // Bytes in flight are what this family is for.
     const int64_t in_flight = blocks * warps * schedule.at("stages") * schedule.at("tile_m") * 2048;
@@ -112,15 +127,11 @@ class CudaStream : public Family {
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
-    // Up to 8 tokens a block sums all experts of its rows of down (docs/performance_gpu.md, 14).
+    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20).
     if (tokens <= 8) {
-      Schedule whole{.family = name(),
-                     .params = {{"warps", 16},
-                                {"tile_m", 1},
-                                {"tile_n", 1},
-                                {"blocks", 1},
-                                {"fused", 0},
-                                {"down", 1}}};
+      Schedule whole{
+          .family = name(),
+          .params = {{"warps", 16}, {"tile_m", 1}, {"tile_n", 1}, {"blocks", 1}, {"fused", 1}}};
       for (int stages : {5, 4, 3}) {
         whole.params["stages"] = stages;
         if (!why_not(config, target, whole)) return whole;
@@ -141,8 +152,7 @@ class CudaStream : public Family {
                          {"tile_m", shape.tile_m},
                          {"tile_n", shape.tile_n},
                          {"blocks", shape.blocks},
-                         {"fused", 0},
-                         {"down", 0}};
+                         {"fused", 0}};
       for (int stages : {16, 12, 10, 8, 6, 5, 4, 3}) {
         schedule.params["stages"] = stages;
         if (!why_not(config, target, schedule)) return schedule;
@@ -206,9 +216,12 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
                      std::ceil(listed / 32) * kTrip;
   }
   // Measured on an H200: partial results by way of y, a counter and the last block's combine cost 3
-  // us; so do clearing the counters and meeting once, which the rings that run on do not win back.
-  if (schedule.at("down") == 0 || tokens > static_cast<double>(unit_tokens)) down.latency_s += 3e-6;
-  if (schedule.at("fused") == 1) down.latency_s += 2e-6;
+  // us; where rings run on from one product into the other there is no second launch.
+  if (schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule))) {
+    down.launches = 0;
+  } else {
+    down.latency_s += 3e-6;
+  }
   return {gate_up, down};
 }
 
@@ -216,29 +229,35 @@ KernelSource CudaStream::emit(const MoeConfig& config, const Target& target,
                               const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
   const std::vector<WorkspaceRegion> workspace = {
-      // Of the row tiles of down, and three of the fused launch.
-      {.name = "counters", .fixed_bytes = 4 * (down_tiles(config, schedule) + 3)},
+      {.name = "meeting", .fixed_bytes = 256},
+      {.name = "counters", .fixed_bytes = 4 * down_tiles(config, schedule)},
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)},
       {.name = "y", .bytes_per_token = slots * config.hidden_size * 4},
   };
   const bool fused = schedule.at("fused") == 1;
   KernelSource source = gpu::make_source(config, target, schedule, workspace,
                                          fused ? "kernels/stream_fused.h" : "kernels/stream.h");
+  const int64_t hidden = hidden_bytes(config, target, schedule);
+  source.text = "#define MOEJIT_HIDDEN_BYTES " + std::to_string(hidden) + "\n" + source.text;
+  const int64_t few = fused ? few_tokens(config, schedule) : 0;
+  Entry route = gpu::route_entry(config);
+  route.min_tokens = few + 1;
+  source.entries.push_back(route);
   Entry entry;
   entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
   entry.threads = schedule.at("warps") * 32;
   entry.shared_bytes = static_cast<int32_t>(shared_bytes(config, schedule));
   entry.dependent_launch = true;
-  source.entries.push_back(gpu::route_entry(config));
-  if (fused) {
-    Entry clear;
-    clear.name = "moe_stream_clear";
-    clear.threads = 256;
-    clear.dependent_launch = true;
-    source.entries.push_back(clear);
+  if (few > 0) {
     entry.name = "moe_stream_fused";
+    entry.max_tokens = few;
+    entry.dependent_launch = false;  // it is the first, since it routes
+    entry.shared_bytes += static_cast<int32_t>(hidden);
     source.entries.push_back(entry);
-    return source;
+    entry.shared_bytes -= static_cast<int32_t>(hidden);
+    entry.max_tokens = INT64_MAX;
+    entry.dependent_launch = true;
+    entry.min_tokens = few + 1;
   }
   entry.name = "moe_stream_gate_up";
   source.entries.push_back(entry);

@@ -87,35 +87,43 @@ MOEJIT_DEVICE void limit_groups(u32 (&key)[kPerLane], u32 keys, u32 scores) {
   warp_sync();
 }
 
-}  // namespace moe
+struct Choice {  // of lane k < kTopK: the k-th expert and its weight
+  i32 id;
+  f32 weight;
+};
+// Where softmax comes first and nothing is added to it, the logits have its order.
+constexpr bool kByLogit = kRouterOrder == 0 && kScoring == 0 && !kHasCorrectionBias;
 
-MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
-  using namespace moe;
-  grid_launch_dependents();
+// `chosen(id)` is called with the experts before their weights are known. `scratch`: (kNumExperts +
+// kNGroup) words of shared memory of this warp. Warp-collective.
+template <typename Chosen>
+MOEJIT_DEVICE Choice route_token(const MoeArgs& a, i64 token, u32 scratch, Chosen chosen) {
   const u32 lane = lane_id();
-  const i64 token = static_cast<i64>(block_id()) * kRouteWarps + warp_id();
-  if (token >= a.num_tokens) return;
-  const u32 scratch = shared_base() + warp_id() * ((kNumExperts + kNGroup) * 4);
-
   f32 score[kPerLane];  // what becomes the weight
-  u32 key[kPerLane];  // what selects; an expert that does not exist, or was taken, has taken[] set
+  u32 key[kPerLane];    // what selects, and 1 more; 0: does not exist, or was taken
   f32 largest = as_f32(0xff800000u);
   MOEJIT_UNROLL
   for (int j = 0; j < kPerLane; ++j) {
     const int e = j * 32 + static_cast<int>(lane);
     score[j] = e < kNumExperts ? load_logit(a, token * kNumExperts + e) : as_f32(0xff800000u);
-    if (score[j] > largest) largest = score[j];
   }
-  if constexpr (kRouterOrder == 0) {
+  const auto softmax_terms = [&](f32(&terms)[kPerLane]) {  // and their sum
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPerLane; ++j) {
+      if (score[j] > largest) largest = score[j];
+    }
+    largest = warp_max(largest);
+    f32 sum = 0.0f;
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPerLane; ++j) {
+      terms[j] = exp_f32(score[j] - largest);
+      if (j * 32 + static_cast<int>(lane) < kNumExperts) sum += terms[j];
+    }
+    return warp_sum(sum);
+  };
+  if constexpr (kRouterOrder == 0 && !kByLogit) {
     if constexpr (kScoring == 0) {
-      largest = warp_max(largest);
-      f32 sum = 0.0f;
-      MOEJIT_UNROLL
-      for (int j = 0; j < kPerLane; ++j) {
-        score[j] = exp_f32(score[j] - largest);
-        if (j * 32 + static_cast<int>(lane) < kNumExperts) sum += score[j];
-      }
-      sum = warp_sum(sum);
+      const f32 sum = softmax_terms(score);
       MOEJIT_UNROLL
       for (int j = 0; j < kPerLane; ++j) score[j] = score[j] / sum;
     } else {
@@ -135,44 +143,49 @@ MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
   if constexpr (kNGroup > 1 && kTopkGroup < kNGroup) {
     limit_groups(key, scratch, scratch + kNumExperts * 4);
   }
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j)
+    key[j] = j * 32 + static_cast<int>(lane) < kNumExperts ? key[j] + 1 : 0;
 
   // kTopK times the best remaining expert; lane k keeps the k-th.
-  u32 taken = 0;  // bit j: expert j * 32 + lane
   i32 my_id = 0;
   f32 my_score = 0.0f;
   MOEJIT_NO_UNROLL
   for (int k = 0; k < kTopK; ++k) {
-    u32 best = 0;
-    int best_j = -1;
+    u32 best = key[0], best_id = lane;
+    f32 best_score = score[0];
     MOEJIT_UNROLL
-    for (int j = 0; j < kPerLane; ++j) {
-      const bool free = (taken >> j & 1u) == 0 && j * 32 + static_cast<int>(lane) < kNumExperts;
-      if (free && (best_j < 0 || key[j] > best)) {
-        best = key[j];
-        best_j = j;
-      }
+    for (int j = 1; j < kPerLane; ++j) {
+      const bool better = key[j] > best;
+      best = better ? key[j] : best;
+      best_id = better ? static_cast<u32>(j) * 32 + lane : best_id;
+      best_score = better ? score[j] : best_score;
     }
     // All keys of free experts, then the lowest id among the equal ones.
-    const u32 top = warp_max_u32(best_j >= 0 ? best : 0);
-    const u32 id = warp_min_u32(best_j >= 0 && best == top ? static_cast<u32>(best_j) * 32 + lane
-                                                           : 0xffffffffu);
-    const bool owner = (id & 31u) == lane;
-    f32 value = 0.0f;
+    const u32 top = warp_max_u32(best);
+    const u32 id = warp_min_u32(best == top ? best_id : 0xffffffffu);
     MOEJIT_UNROLL
     for (int j = 0; j < kPerLane; ++j) {
-      if (owner && (id >> 5) == static_cast<u32>(j)) {
-        value = score[j];
-        taken |= 1u << j;
-      }
+      if (id == static_cast<u32>(j) * 32 + lane) key[j] = 0;
     }
-    value = shfl_f32(value, id & 31u);
+    const f32 value = shfl_f32(best_score, id & 31u);
     if (static_cast<int>(lane) == k) {
       my_id = static_cast<i32>(id);
       my_score = value;
     }
   }
+  chosen(my_id);
 
   const bool mine = static_cast<int>(lane) < kTopK;
+  if constexpr (kByLogit && kRenormalize) {
+    // The sum over all experts would cancel.
+    const f32 top = warp_max(mine ? my_score : as_f32(0xff800000u));
+    my_score = mine ? exp_f32(my_score - top) : 0.0f;
+  } else if constexpr (kByLogit) {
+    f32 terms[kPerLane];
+    const f32 sum = softmax_terms(terms);
+    my_score = exp_f32(my_score - largest) / sum;
+  }
   if constexpr (kRouterOrder == 1) {
     if constexpr (kScoring == 0) {
       const f32 top = warp_max(mine ? my_score : as_f32(0xff800000u));
@@ -186,9 +199,23 @@ MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
     my_score = my_score / (warp_sum(mine ? my_score : 0.0f) + 1e-20f);
   }
   my_score *= static_cast<f32>(kScalingFactor);
-  if (mine) {
-    // A routed launch hands the arrays over as inputs of the other entries; only this one writes.
-    stg_i32(const_cast<i32*>(a.topk_ids) + token * kTopK + lane, my_id);
-    stg_f32(const_cast<f32*>(a.topk_weights) + token * kTopK + lane, my_score);
-  }
+  return {my_id, my_score};
+}
+
+MOEJIT_DEVICE void store_choice(const MoeArgs& a, i64 token, Choice choice) {
+  if (static_cast<int>(lane_id()) >= kTopK) return;
+  // A routed launch hands the arrays over as inputs of the other entries; only this one writes.
+  stg_i32(const_cast<i32*>(a.topk_ids) + token * kTopK + lane_id(), choice.id);
+  stg_f32(const_cast<f32*>(a.topk_weights) + token * kTopK + lane_id(), choice.weight);
+}
+
+}  // namespace moe
+
+MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
+  using namespace moe;
+  grid_launch_dependents();
+  const i64 token = static_cast<i64>(block_id()) * kRouteWarps + warp_id();
+  if (token >= a.num_tokens) return;
+  const u32 scratch = shared_base() + warp_id() * ((kNumExperts + kNGroup) * 4);
+  store_choice(a, token, route_token(a, token, scratch, [](i32) {}));
 }

@@ -1,7 +1,7 @@
 // Decode in two launches: entries `moe_stream_gate_up` and `moe_stream_down`.
 #pragma once
 
-#include "kernels/stream_tokens.h"
+#include "kernels/stream_units.h"
 
 // Also clears the counters of `down`.
 MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)
@@ -17,14 +17,15 @@ MOEJIT_KERNEL(moe_stream_gate_up, moe::kWarps * 32, moejit_cfg::kSched_blocks)
     stg_u32(counters + i, 0);
   }
   const Plan plan = make_plan(a, s);
-  Walk<true> walk;
-  walk.start(s, plan, kGateTiles, block_id(), block_count());
+  GateWalk walk;
+  walk.bind(s, plan);
+  walk.start(block_id(), block_count());
   const Share share = warp_share(kStagesH, warp);
-  Feeder<true> feeder = make_feeder<true>(a, s, walk, share);
+  Feeder<GateWalk> feeder = make_feeder(a, s, walk, share);
   MOEJIT_NO_UNROLL
   for (int i = 0; i < kRing - 1; ++i) feeder.issue();
-  int slot = 0;
-  gate_up_units(a, s, plan, walk, feeder, share, &slot);
+  Reader reader = make_reader(s);
+  gate_up_units(a, s, plan, walk, feeder, share, reader);
 }
 
 MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moejit_abi::MoeArgs a) {
@@ -33,23 +34,10 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
   const StreamShared s = stream_shared(warp);
   // topk_ids are complete: gate_up let this entry start only after it had waited for them.
   const Plan plan = make_plan(a, s);
-  if constexpr (kSched_down == 1) {
-    if (sums_tokens(a, s, plan) && plan.chunks > 0) {
-      TokenSteps steps;
-      steps.start(s, plan, block_id(), block_count());
-      TokenFeeder feeder = make_token_feeder(a, s, steps);
-      MOEJIT_NO_UNROLL
-      for (int i = 0; i < kRing - 1; ++i) feeder.issue();
-      grid_wait();
-      int slot = 0;
-      down_tokens(a, s, steps, feeder, &slot);
-      return;
-    }
-  }
-  Walk<false> walk;
-  walk.start(s, plan, kDownTiles, block_id(), block_count());
+  DownWalk walk;
+  walk.start(s, plan, block_id(), block_count());
   const Share share = warp_share(kStagesI, warp);
-  Feeder<false> feeder = make_feeder<false>(a, s, walk, share);
+  Feeder<DownWalk> feeder = make_feeder(a, s, walk, share);
   MOEJIT_NO_UNROLL
   for (int i = 0; i < kRing - 1; ++i) feeder.issue();
   grid_wait();
@@ -57,6 +45,6 @@ MOEJIT_KERNEL(moe_stream_down, moe::kWarps * 32, moejit_cfg::kSched_blocks)(moej
     write_zeros(a);
     return;
   }
-  int slot = 0;
-  down_units(a, s, plan, walk, feeder, share, &slot);
+  Reader reader = make_reader(s);
+  down_units(a, s, plan, walk, feeder, share, reader);
 }

@@ -1,69 +1,378 @@
-// Decode in one persistent launch: entry `moe_stream_fused`, after `moe_stream_clear` has set its
-// counters to zero. The rings run from the last weights of gate+up into those of down, so the
-// memory pipe does not drain between the products.
+// Decode of few tokens in one persistent launch: entry `moe_stream_fused`, which also routes. More
+// tokens take the two launches of stream.h.
 //
-// Both products are cut into as many shares as there are blocks. A block takes shares of gate+up by
-// ticket until there are none left, and only then waits for the others: every share is then held by
-// a block that runs, so the wait ends even where not all blocks are resident at once.
+// The 8-token columns of both products are the tokens of the layer. The rings run from the last
+// weights of gate+up into those of down, so the memory pipe does not drain between the products; a
+// block sums all experts of its rows of down, whose h carry their routing weights, in its
+// accumulators. Instructions count here: what a stage costs beside its bytes is a dozen of them.
 #pragma once
 
-#include "kernels/stream_tokens.h"
+#include "kernels/stream.h"
+#include "kernels/stream_few.h"
+#include "kernels/stream_meeting.h"
 
 namespace moe {
 
-// Further counters, after those of the row tiles of down.
-constexpr int kGateTicket = kDownTiles;
-constexpr int kDownTicket = kDownTiles + 1;
-constexpr int kGateDone = kDownTiles + 2;
-constexpr int kFusedCounters = kDownTiles + 3;
+// This warp's stages [first, end) of the block's row tiles of down, through chunks x kStagesI.
+// Rows, not tiles, are dealt to the blocks alike, and a block's rows to its tiles.
+struct DownShare {
+  int row, row_end;  // of the block
+  int rows;          // of a tile
+  int first, end;
+};
+// The block's shares, by one thread beside the plan, in words of s.sums: the ticket of gate+up, the
+// block's rows of down, and where its rows of gate+up begin if no slot is absent.
+MOEJIT_DEVICE void open_shares(const MoeArgs& a, const StreamShared& s, const Meeting& m) {
+  static_assert(kWarps >= 8);
+  const Start mine = start_meeting(m);
+  sts_u32(s.sums, mine.ticket);
+  const Cut rows = even_cut(kHiddenSize, mine.number, block_count());
+  const u32 count = static_cast<u32>(rows.end - rows.first);
+  const u32 tiles = (count + kUnitOut - 1) / kUnitOut;
+  sts_u32(s.sums + 4, static_cast<u32>(rows.first));
+  sts_u32(s.sums + 8, static_cast<u32>(rows.end));
+  sts_u32(s.sums + 12, tiles > 1 ? (count + tiles - 1) / tiles : kUnitOut);
+  if (mine.ticket >= block_count()) return;
+  const Cut gate = even_cut(static_cast<int>(a.num_tokens) * kSlots * kIntermediateSize,
+                            mine.ticket, block_count());
+  const int chunk = static_cast<int>(gate.first) / kIntermediateSize;
+  sts_u32(s.sums + 16, static_cast<u32>(chunk));
+  sts_u32(s.sums + 20, static_cast<u32>(gate.first - chunk * kIntermediateSize));
+  sts_u32(s.sums + 24, static_cast<u32>(gate.end - gate.first));
+}
+MOEJIT_DEVICE GateWalk gate_share(const Plan& plan, const StreamShared& s, const MoeArgs& a,
+                                  u32 share, bool again) {
+  GateWalk gate;
+  gate.bind(s, plan);
+  if (again || share >= block_count() || plan.chunks != static_cast<int>(a.num_tokens) * kSlots) {
+    gate.start(share, block_count());
+    return gate;
+  }
+  gate.chunk = static_cast<int>(lds_u32(s.sums + 16));
+  gate.row = static_cast<int>(lds_u32(s.sums + 20));
+  gate.left = static_cast<int>(lds_u32(s.sums + 24));
+  gate.enter();
+  return gate;
+}
+MOEJIT_DEVICE DownShare down_share(const Plan& plan, const StreamShared& s) {
+  DownShare d;
+  d.row = static_cast<int>(lds_u32(s.sums + 4));
+  d.row_end = static_cast<int>(lds_u32(s.sums + 8));
+  d.rows = static_cast<int>(lds_u32(s.sums + 12));
+  const int all = plan.chunks * kStagesI;
+  d.first = all * static_cast<int>(warp_id()) / kWarps;
+  d.end = all * (static_cast<int>(warp_id()) + 1) / kWarps;
+  return d;
+}
 
-// A Feeder that goes on to the weights of the second product.
-template <typename Second>
+// Fills the ring: a warp's stages of gate+up, then of down.
 struct FusedFeeder {
-  Feeder<true> first;
-  Second second;
-  bool switched;
-  u32 ring;
+  Feeder<GateWalk> gate;
+  DownShare down;
+  const u8* w2;
+  u32 owners;
+  bool in_down;
+  int row;  // first of the tile
+  int at, chunk, stage;
+  int rows_left;  // of the tile, from the lane's first row
+  const u8* from;
 
-  MOEJIT_DEVICE void issue() {
-    if (!switched && (first.walk.done() || first.share.count == 0)) {
-      switched = true;
-      second.slot = first.slot;
+  MOEJIT_DEVICE void enter_chunk() {
+    const int expert = lds_u16(owners + chunk * 2);
+    from = w2 +
+           (static_cast<i64>(expert) * kHiddenSize + row + static_cast<int>(lane_id() >> 3)) *
+               kPitchI +
+           (stage * 8 + static_cast<int>(lane_id() & 7u)) * 16;
+  }
+  MOEJIT_DEVICE void enter_tile() {
+    if (row >= down.row_end) return;
+    at = down.first;
+    chunk = at / kStagesI;
+    stage = at - chunk * kStagesI;
+    rows_left = min_of(down.rows, down.row_end - row) - static_cast<int>(lane_id() >> 3);
+    enter_chunk();
+  }
+  MOEJIT_DEVICE void turn_down() {
+    if (in_down || !gate.done()) return;
+    in_down = true;
+    row = down.first < down.end ? down.row : down.row_end;
+    enter_tile();
+  }
+  MOEJIT_DEVICE void start(const Feeder<GateWalk>& of_gate) {
+    gate = of_gate;
+    in_down = false;
+    turn_down();
+  }
+  MOEJIT_DEVICE void issue_down() {
+    if (row < down.row_end) {
+      const bool piece =
+          kPiecesI % 8 == 0 || stage * 8 + static_cast<int>(lane_id() & 7u) < kPiecesI;
+      MOEJIT_UNROLL
+      for (int r = 0; r < 4; ++r) {
+        cp_async16_hint(gate.to + r * 512, from + r * 4 * kPitchI, piece && rows_left > r * 4,
+                        gate.policy);
+      }
+      gate.to = gate.to + kStageBytes == gate.ring_end ? gate.ring : gate.to + kStageBytes;
+      from += 128;
+      if (++at == down.end) {
+        row += down.rows;
+        enter_tile();
+      } else if (++stage == kStagesI) {
+        stage = 0;
+        ++chunk;
+        enter_chunk();
+      }
     }
-    if (switched) {
-      second.issue();
-    } else {
-      first.issue();
+    cp_async_commit();
+  }
+  // The next stage, or an empty group when there is none left. Warp-collective.
+  MOEJIT_DEVICE void issue() {
+    if (in_down) {
+      issue_down();
+      return;
+    }
+    gate.issue_stage();
+    cp_async_commit();
+    turn_down();
+  }
+};
+
+// The units of a walk: x, w13 -> h [T * kSlots, I] in the order of the slots. Block-collective.
+MOEJIT_DEVICE void gate_few(const MoeArgs& a, const StreamShared& s, const FewShared& few,
+                            GateWalk walk, FusedFeeder& feeder, Share share, Reader& reader) {
+  const u32 warp = warp_id();
+  const u32 lane = lane_id();
+  u8* h = region(a, kRegion_h);
+  const TokenRows tokens = {
+      {static_cast<i64>(lane >> 2) < a.num_tokens ? token_row(a.x, lane >> 2, kPitchH) : nullptr}};
+  u32x4 x[kTileN][2];
+  if (share.count > 0) load_tokens<kPiecesH>(tokens, share.first, x);
+  MOEJIT_NO_UNROLL
+  for (u32 turn = 0; !walk.done(); walk.next(), ++turn) {
+    f32 acc[kTileM][kTileN][4];
+    zero(acc);
+    MOEJIT_NO_UNROLL
+    for (int i = 0; i < share.count; ++i) {
+      cp_async_wait<kRing - 2>();
+      warp_sync();
+      feeder.issue();  // into the slot that the previous step read
+      multiply_stage(reader, x, acc);
+      // After the last stage of a unit the first of the next, which is the same for every unit.
+      load_tokens<kPiecesH>(tokens, share.first + (i + 1 < share.count ? i + 1 : 0), x);
+    }
+    const u32 buffer = s.reduce + (turn & 1u) * (kReduceBytes / 2);
+    store_fragments(buffer, warp, acc);
+    block_sync();
+    // The next unit writes the other buffer; this one is free again after the next barrier.
+    if (warp != turn % kWarps) continue;
+    const f32x4 sum = reduce_fragment(buffer, 0);
+    const int of_unit = static_cast<int>(lane >> 2);
+    MOEJIT_UNROLL
+    for (u32 c = 0; c < 2; ++c) {
+      const u32 out = column_slot(few, walk.chunk, (lane & 3u) * 2 + c);
+      if (out == kNoSlot) continue;
+      const f32 weight = weight_of(few, static_cast<i32>(out));
+      f32 top = c == 0 ? sum.x : sum.y;
+      f32 low = c == 0 ? sum.z : sum.w;
+      if constexpr (kWeightOnInput) {
+        top *= weight;
+        low *= weight;
+      }
+      MOEJIT_UNROLL
+      for (int part = 0; part < (kGated ? 1 : 2); ++part) {
+        if (of_unit + part * 8 >= walk.rows) continue;
+        const int i = walk.row + of_unit + part * 8;
+        if constexpr (kGated && kBias) {
+          top += bias13(a, walk.expert, gate_row(i));
+          low += bias13(a, walk.expert, up_row(i));
+        }
+        f32 gate = part == 0 ? top : low;
+        if constexpr (!kGated && kBias) gate += bias13(a, walk.expert, i);
+        f32 v = activate(gate, kGated ? low : gate);
+        if constexpr (!kWeightOnInput) v *= weight;
+        store_element(h, static_cast<i64>(out) * kIntermediateSize + i, v);
+      }
+    }
+  }
+}
+
+// The rows of h that a warp multiplies with, in the order of its stages.
+struct HiddenRows {
+  const FewShared* few;
+  const u8* h;
+  int first, end;
+  int at, chunk, stage;
+  TokenRows tokens;
+
+  MOEJIT_DEVICE void enter_chunk() {
+    const u32 slot = column_slot(*few, chunk, lane_id() >> 2);
+    tokens.row[0] = slot == kNoSlot ? nullptr : token_row(h, slot, kPitchI);
+  }
+  MOEJIT_DEVICE void rewind() {
+    at = first;
+    chunk = at / kStagesI;
+    stage = at - chunk * kStagesI;
+    enter_chunk();
+  }
+  MOEJIT_DEVICE void load(u32x4 (&x)[kTileN][2]) {
+    if (at == end) return;
+    load_tokens<kPiecesI>(tokens, stage, x);
+    if (++at < end && ++stage == kStagesI) {
+      stage = 0;
+      ++chunk;
+      enter_chunk();
     }
   }
 };
 
-// make_second(): the feeder of this block's share of down. run_down(feeder, slot): its products.
-template <typename MakeSecond, typename RunDown>
-MOEJIT_DEVICE void run_fused(const MoeArgs& a, const StreamShared& s, const Plan& plan, u32 share,
-                             MakeSecond make_second, RunDown run_down) {
-  u32* counters = reinterpret_cast<u32*>(region(a, kRegion_counters));
-  const Share gate_share = warp_share(kStagesH, warp_id());
-  FusedFeeder<decltype(make_second())> feeder;
-  feeder.ring = s.ring;
-  int slot = 0;
+// h of one token for this warp's stages, in shared memory: loads of it would wait behind weights.
+// Warp-collective.
+MOEJIT_DEVICE void fetch_hidden(const MoeArgs& a, const FewShared& few, u32 hidden, int first,
+                                int end) {
+  const u8* h = region(a, kRegion_h);
   MOEJIT_NO_UNROLL
-  for (;;) {
-    Walk<true> gate;
-    gate.start(s, plan, kGateTiles, share, block_count());
-    feeder.first = make_feeder<true>(a, s, gate, gate_share);
-    feeder.second = make_second();
-    feeder.switched = false;
+  for (int p = first * 8 + static_cast<int>(lane_id()); p < end * 8; p += 32) {
+    const int stage = p / 8;
+    const int chunk = stage / kStagesI;
+    const int piece = p - chunk * (kStagesI * 8);
+    u32x4 v = {0, 0, 0, 0};
+    if (piece < kPiecesI) v = ldg_u32x4(h + column_slot(few, chunk, 0) * kPitchI + piece * 16);
+    sts_u32x4(hidden + p * 16, v);
+  }
+  warp_sync();
+}
+// Every column is that token; the first counts.
+MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM][kTileN][4]) {
+  u32x4 x[kTileN][2];
+  x[0][0] = lds_u32x4(stage);
+  x[0][1] = lds_u32x4(stage + 64);
+  multiply_stage(reader, x, acc);
+}
+
+// The block's rows of down: h, w2 -> out. Block-collective.
+MOEJIT_DEVICE void down_few(const MoeArgs& a, const StreamShared& s, const FewShared& few,
+                            const DownShare& down, FusedFeeder& feeder, Reader& reader) {
+  constexpr int kAhead = 4;  // stages whose h is under way
+  const u32 warp = warp_id();
+  const u32 lane = lane_id();
+  const int count = down.end - down.first;
+  HiddenRows rows_of_h = {&few, region(a, kRegion_h), down.first, down.end, 0, 0, 0, {}};
+  u32x4 x[kAhead][kTileN][2];
+  const auto begin_tile = [&] {
+    if (count == 0) return;
+    rows_of_h.rewind();
+    MOEJIT_UNROLL
+    for (int i = 0; i < kAhead; ++i) rows_of_h.load(x[i]);
+  };
+  // Beyond the plan; the host gives it room where there is any.
+  const u32 hidden = s.cum + kPlanBytes;
+  const bool one = MOEJIT_HIDDEN_BYTES > 0 && a.num_tokens == 1;
+  if (one) {
+    fetch_hidden(a, few, hidden, down.first, down.end);
+  } else {
+    begin_tile();
+  }
+  int row = down.row;
+  MOEJIT_NO_UNROLL
+  for (u32 turn = 0; row < down.row_end; row += down.rows, ++turn) {
+    const int rows = min_of(down.rows, down.row_end - row);
+    f32 acc[kTileM][kTileN][4];
+    zero(acc);
+    if constexpr (kBias) {
+      // Of the experts whose reduction begins in this warp.
+      MOEJIT_NO_UNROLL
+      for (int chunk = ceil_div(down.first, kStagesI); chunk * kStagesI < down.end; ++chunk) {
+        const int expert = lds_u16(s.owners + chunk * 2);
+        MOEJIT_UNROLL
+        for (u32 c = 0; c < 2; ++c) {
+          const u32 slot = column_slot(few, chunk, (lane & 3u) * 2 + c);
+          if (slot == kNoSlot) continue;
+          const f32 weight = kWeightOnInput ? 1.0f : weight_of(few, static_cast<i32>(slot));
+          MOEJIT_UNROLL
+          for (int part = 0; part < 2; ++part) {
+            const int of_tile = part * 8 + static_cast<int>(lane >> 2);
+            if (of_tile >= rows) continue;
+            acc[0][0][part * 2 + c] +=
+                weight * load_element(a.b2, static_cast<i64>(expert) * kHiddenSize + row + of_tile);
+          }
+        }
+      }
+    }
+    if (one) {
+      MOEJIT_NO_UNROLL
+      for (int i = down.first; i < down.end; ++i) {
+        cp_async_wait<kRing - 2>();
+        warp_sync();
+        feeder.issue_down();  // into the slot that the previous step read
+        multiply_hidden(reader, hidden + i * 128 + (lane & 3u) * 16, acc);
+      }
+    } else {
+      MOEJIT_NO_UNROLL
+      for (int i = 0; i < count;) {
+        MOEJIT_UNROLL
+        for (int u = 0; u < kAhead; ++u) {
+          if (i == count) break;
+          ++i;
+          cp_async_wait<kRing - 2>();
+          warp_sync();
+          feeder.issue_down();  // into the slot that the previous step read
+          multiply_stage(reader, x[u], acc);
+          rows_of_h.load(x[u]);
+        }
+      }
+      if (row + down.rows < down.row_end) begin_tile();
+    }
+    const u32 buffer = s.reduce + (turn & 1u) * (kReduceBytes / 2);
+    store_fragments(buffer, warp, acc);
+    block_sync();
+    if (warp == turn % kWarps) {
+      const f32x4 sum = reduce_fragment(buffer, 0);
+      MOEJIT_UNROLL
+      for (int part = 0; part < 2; ++part) {
+        const int of_tile = part * 8 + static_cast<int>(lane >> 2);
+        MOEJIT_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          const i64 token = (lane & 3u) * 2 + c;
+          if (of_tile >= rows || token >= a.num_tokens) continue;
+          const f32 v = part == 0 ? (c == 0 ? sum.x : sum.y) : (c == 0 ? sum.z : sum.w);
+          store_element(a.out, token * kHiddenSize + row + of_tile, v);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace moe
+
+MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
+(moejit_abi::MoeArgs a) {
+  using namespace moe;
+  const u32 warp = warp_id();
+  const StreamShared s = stream_shared(warp);
+  const FewShared few = few_shared(s);
+  const Meeting m = meeting(a);
+  if (thread_id() == kWarps * 32 - 32) open_shares(a, s, m);
+  if (thread_id() == kWarps * 32 - 64) open_meeting(m);
+  const Plan plan = make_few_plan(a, s, few);
+  u32 share = lds_u32(s.sums);
+  FusedFeeder feeder;
+  feeder.down = down_share(plan, s);
+  feeder.w2 = static_cast<const u8*>(a.w2);
+  feeder.owners = s.owners;
+  const Share of_warp = warp_share(kStagesH, warp);
+  Reader reader = make_reader(s);
+  MOEJIT_NO_UNROLL
+  for (bool again = false;; again = true) {
+    const GateWalk gate = gate_share(plan, s, a, share, again);
+    feeder.start(make_feeder(a, s, gate, of_warp));
+    reader.rewind();
     MOEJIT_NO_UNROLL
     for (int i = 0; i < kRing - 1; ++i) feeder.issue();
-    slot = 0;
-    gate_up_units(a, s, plan, gate, feeder, gate_share, &slot);
-    fence_gpu();
+    if (share >= block_count()) break;  // all were taken before this block started
+    gate_few(a, s, few, gate, feeder, of_warp, reader);
     block_sync();
-    if (thread_id() == 0) {
-      if (share < block_count()) atomic_add_acq_rel(counters + kGateDone, 1);
-      sts_u32(s.sums, atomic_add_global(counters + kGateTicket, 1));
-    }
+    if (share == 0 && a.routed != 0) publish_choice(a, few);
+    if (thread_id() == 0) sts_u32(s.sums, next_ticket(m));
     block_sync();
     share = lds_u32(s.sums);
     if (share >= block_count()) break;
@@ -71,56 +380,12 @@ MOEJIT_DEVICE void run_fused(const MoeArgs& a, const StreamShared& s, const Plan
     cp_async_wait<0>();
     block_sync();
   }
+  u32 left = 0;
   if (thread_id() == 0) {
-    while (ld_acquire(counters + kGateDone) < block_count()) {
-    }
+    wait_for_all(m);
+    left = leave_meeting(m);
   }
   block_sync();
-  run_down(feeder, &slot);
-}
-
-}  // namespace moe
-
-MOEJIT_KERNEL(moe_stream_clear, 256, 1)(moejit_abi::MoeArgs a) {
-  using namespace moe;
-  grid_wait();
-  grid_launch_dependents();
-  u32* counters = reinterpret_cast<u32*>(region(a, kRegion_counters));
-  for (int i = static_cast<int>(thread_id()); i < kFusedCounters; i += 256)
-    stg_u32(counters + i, 0);
-}
-
-MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
-(moejit_abi::MoeArgs a) {
-  using namespace moe;
-  grid_wait();
-  const u32 warp = warp_id();
-  const StreamShared s = stream_shared(warp);
-  u32* counters = reinterpret_cast<u32*>(region(a, kRegion_counters));
-  if (thread_id() == kWarps * 32 - 1) {
-    sts_u32(s.sums, atomic_add_global(counters + kGateTicket, 1));
-    sts_u32(s.sums + 4, atomic_add_global(counters + kDownTicket, 1));
-  }
-  const Plan plan = make_plan(a, s);
-  if (plan.chunks == 0) {
-    write_zeros(a);
-    return;
-  }
-  const u32 share = lds_u32(s.sums), down_share = lds_u32(s.sums + 4);
-  if constexpr (kSched_down == 1) {
-    if (sums_tokens(a, s, plan)) {
-      TokenSteps steps;
-      steps.start(s, plan, down_share, block_count());
-      run_fused(
-          a, s, plan, share, [&] { return make_token_feeder(a, s, steps); },
-          [&](auto& feeder, int* slot) { down_tokens(a, s, steps, feeder, slot); });
-      return;
-    }
-  }
-  Walk<false> down;
-  down.start(s, plan, kDownTiles, down_share, block_count());
-  const Share of_warp = warp_share(kStagesI, warp);
-  run_fused(
-      a, s, plan, share, [&] { return make_feeder<false>(a, s, down, of_warp); },
-      [&](auto& feeder, int* slot) { down_units(a, s, plan, down, feeder, of_warp, slot); });
+  down_few(a, s, few, feeder.down, feeder, reader);
+  if (thread_id() == 0 && left == block_count() - 1) close_meeting(m);
 }

@@ -60,12 +60,17 @@ std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::stri
             make_problem(config, {.tokens = many, .seed = 6, .routing = RoutingKind::kZipf});
         verdict = kernel.run(&longer);
       }
-      // What only some counts reach: lists of a middle length, and a token that names an expert
-      // twice.
+      // What only some counts reach: lists of a middle length, a single token, and a token that
+      // names an expert twice.
       if (verdict.empty()) {
         Problem middle =
-            make_problem(config, {.tokens = 40, .seed = 7, .routing = RoutingKind::kUniform});
-        verdict = kernel.run(&middle);
+            make_problem(config, {.tokens = 40, .seed = 7, .routing = RoutingKind::kFromLogits});
+        verdict = kernel.run(&middle, true);
+      }
+      if (verdict.empty()) {
+        Problem one =
+            make_problem(config, {.tokens = 1, .seed = 9, .routing = RoutingKind::kFromLogits});
+        verdict = kernel.run(&one, true);
       }
       if (verdict.empty()) {
         Problem twice = make_problem(

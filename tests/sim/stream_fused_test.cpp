@@ -19,7 +19,6 @@ struct Form {
   RoutingKind routing;
   int shared = 0;
   int fused = 1;
-  int down = 0;
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -45,8 +44,7 @@ TEST_P(SimStreamFused, MatchesReference) {
                                      {"tile_n", 1},
                                      {"stages", 3},
                                      {"blocks", 2},
-                                     {"fused", form.fused},
-                                     {"down", form.down}}};
+                                     {"fused", form.fused}}};
   for (const std::string arch : {"sm_80", "sm_90a"}) {
     if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
     const auto reason = family->why_not(config, sim_target(arch), schedule);
@@ -68,14 +66,15 @@ const Form kForms[] = {
     {"ManyRows", 200, 72, 60, RoutingKind::kZipf},
     {"Sentinels", 136, 400, 9, RoutingKind::kSentinels},
     {"SharedExperts", 72, 136, 4, RoutingKind::kUniform, 2},
-    {"TokensOne", 264, 200, 1, RoutingKind::kUniform, 0, 1, 1},
-    {"TokensEight", 264, 136, 8, RoutingKind::kZipf, 1, 1, 1},
-    {"TokensWithAnExpertTwice", 136, 136, 6, RoutingKind::kDuplicates, 0, 1, 1},
-    {"TwoLaunchesTokensTwice", 136, 136, 1, RoutingKind::kDuplicates, 0, 0, 1},
-    {"TokensTooMany", 136, 136, 9, RoutingKind::kZipf, 1, 1, 1},
-    {"TokensSentinels", 136, 400, 5, RoutingKind::kSentinels, 0, 1, 1},
-    {"TwoLaunchesTokens", 264, 264, 5, RoutingKind::kFromLogits, 1, 0, 1},
-    {"TwoLaunchesTokensTooMany", 136, 72, 11, RoutingKind::kZipf, 0, 0, 1},
+    {"OneTokenRouted", 136, 264, 1, RoutingKind::kFromLogits, 1},
+    {"OneTokenAnExpertTwice", 136, 136, 1, RoutingKind::kDuplicates},
+    {"OneTokenSentinels", 136, 136, 1, RoutingKind::kSentinels, 1},
+    {"EightTokens", 264, 136, 8, RoutingKind::kZipf, 1},
+    {"AnExpertTwice", 136, 136, 6, RoutingKind::kDuplicates},
+    {"TooManyForOneLaunch", 136, 136, 9, RoutingKind::kZipf, 1},
+    {"FewSentinels", 136, 400, 5, RoutingKind::kSentinels},
+    {"TwoLaunchesRouted", 264, 264, 5, RoutingKind::kFromLogits, 1, 0},
+    {"TwoLaunches", 136, 72, 11, RoutingKind::kZipf, 0, 0},
 };
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimStreamFused, testing::ValuesIn(kForms),
