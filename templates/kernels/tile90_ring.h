@@ -230,6 +230,20 @@ MOEJIT_DEVICE void pass_tile(const Shared90& s, int count, Ring& ring) {
   }
 }
 
+// Where slots were skipped, boxes of h also read rows behind the last one. Consumer warps clear
+// them while they wait for their first stage.
+MOEJIT_DEVICE void clear_behind(const MoeArgs& a) {
+  constexpr int kMost = 63;  // a tile of one row is read as one of 64
+  const i64 last = ldg_i32(plan_counts(a) + 1 + kExperts), room = a.num_tokens * kSlots;
+  const i64 rows = last + kMost < room ? kMost : room - last;
+  u8* h = region(a, kRegion_h) + last * (kIntermediateSize * 2);
+  constexpr int kThreads = kConsumers * 128;
+  for (i64 i = static_cast<i64>(block_id()) * kThreads + thread_id() - 128;
+       i < rows * (kIntermediateSize / 8); i += static_cast<i64>(block_count()) * kThreads) {
+    stg_u32x4(h + i * 16, {0u, 0u, 0u, 0u});
+  }
+}
+
 // The body of an entry. consume(warpgroup, tile, blocks, ring) multiplies a tile, from the ring's
 // place on over `blocks` stages that it releases, and stores what comes out.
 template <bool kGateUp, typename Consume>
@@ -262,6 +276,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     warp_sync();
   } else {
     if constexpr (kMovesRegisters) reg_inc<224>();
+    if constexpr (kGateUp) clear_behind(a);
     Ring ring;
     Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
     NextItem coming = next_item<kGateUp>(a, items);
