@@ -235,25 +235,25 @@ def place_rows_kernel(ids, starts, cursor, rows, S, E: tl.constexpr, CHUNK: tl.c
 
 @triton.jit
 def owner_kernel(block_expert, num_blocks, owner, BM: tl.constexpr):
-    """The expert of each row, -1 behind the last."""
+    """The expert of each row; blocks behind the last are the last one's, since a library may follow any other number."""
+    block = tl.minimum(tl.program_id(0), tl.load(num_blocks) - 1)
+    expert = tl.load(block_expert + block)
     block = tl.program_id(0)
-    real = block < tl.load(num_blocks)
-    expert = tl.load(block_expert + block, mask=real, other=-1)
     tl.store(owner + block * BM + tl.arange(0, BM), tl.zeros([BM], tl.int32) + expert)
 
 
 @triton.jit
 def gather_kernel(x, rows, out, K: tl.constexpr, H: tl.constexpr, BN: tl.constexpr):
-    pair = tl.program_id(1)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    pair = tl.program_id(0)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
     row = tl.load(rows + pair).to(tl.int64)
     tl.store(out + row * H + n, tl.load(x + (pair // K).to(tl.int64) * H + n, mask=n < H), mask=n < H)
 
 
 @triton.jit
 def silu_kernel(middle, rows, h, I: tl.constexpr, BN: tl.constexpr):
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    row = tl.load(rows + tl.program_id(1)).to(tl.int64)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    row = tl.load(rows + tl.program_id(0)).to(tl.int64)
     gate = tl.load(middle + row * (2 * I) + n, mask=n < I, other=0.0).to(tl.float32)
     up = tl.load(middle + row * (2 * I) + I + n, mask=n < I, other=0.0).to(tl.float32)
     tl.store(h + row * I + n, (gate * tl.sigmoid(gate) * up).to(h.dtype.element_ty), mask=n < I)
@@ -291,9 +291,9 @@ class AroundProducts:
                            triton.next_power_of_2(self.E + 1), self.bm, 1024, num_warps=8)
         place_rows_kernel[(triton.cdiv(pairs, 256),)](ids, self.starts, self.cursor, self.rows, pairs, self.E, 256)
         owner_kernel[(self.blocks,)](self.block_expert, self.num_blocks, self.owner, self.bm)
-        gather_kernel[(triton.cdiv(self.H, 2048), pairs)](x, self.rows, self.x, self.K, self.H, 2048)
+        gather_kernel[(pairs, triton.cdiv(self.H, 2048))](x, self.rows, self.x, self.K, self.H, 2048)
         product(self.x, w13, self.middle, self.owner)
-        silu_kernel[(triton.cdiv(self.I, 1024), pairs)](self.middle, self.rows, self.h, self.I, 1024)
+        silu_kernel[(pairs, triton.cdiv(self.I, 1024))](self.middle, self.rows, self.h, self.I, 1024)
         product(self.h, w2, self.y, self.owner)
         weighted_sum_kernel[(triton.cdiv(self.H, 1024), x.shape[0])](self.y, self.rows, weights, out, self.K, self.H, 1024)
         return out

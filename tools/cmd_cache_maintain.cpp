@@ -1,5 +1,5 @@
 // `moejit cache verify | clear | gc | pin | history`: what keeps a cache whole.
-#include "runtime/library.h"
+#include "runtime/pin.h"
 #include "tools/busy.h"
 #include "tools/cache_common.h"
 #include "tools/parse.h"
@@ -156,8 +156,7 @@ class CachePin : public Command {
   ExitCode run(Context& context) override {
     auto place = place_.resolve();
     if (!place.ok()) return context.fail(place.status());
-    auto choice = internal::pin_selection(*place, key_, !off_,
-                                          internal::policy_of(internal::kServingRouting));
+    auto choice = internal::pin_choice(*place, key_, !off_);
     if (!choice.ok()) return context.fail(choice.status());
     Table table(choice_columns());
     table.add(choice_cells(context, *choice));

@@ -26,7 +26,7 @@ const std::map<std::string, std::vector<std::string>>& allowed() {
       {"runtime", {"base/", "generator/", "backends/", "cache/", "tuner/", "templates/abi.h"}},
       {"tools",
        {"base/", "cache/inspect.h", "cache/signature.h", "backends/backend.h", "generator/family.h",
-        "runtime/report.h", "runtime/trial_process.h"}},
+        "runtime/pin.h", "runtime/report.h", "runtime/trial_process.h"}},
       {"templates", {}},
   };
   return table;
