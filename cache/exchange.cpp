@@ -299,12 +299,15 @@ void merge_binaries(Db& from, Db& to, bool host_code, MergeReport* report) {
   }
 }
 
-// What no tune can have found: it would stand for ever, being better than all that are measured. A
-// kernel in caches may beat the floor of its device, not ten times.
+// How far an honest time may lie below its floor: a small layer in an L1, beside a bandwidth that
+// was probed while others used the memory, is some hundred times.
+constexpr double kBelowFloor = 1000;
+
+// What no tune can have found: it would stand for ever, being better than all that are measured.
 bool is_credible(const Selection& s) {
   const bool json = !s.schedule.empty() && s.schedule.front() == '{' && s.schedule.back() == '}';
   return json && s.key.tokens > 0 && std::isfinite(s.median_s) && s.median_s > 0 &&
-         s.median_s > s.floor_s / 10;
+         s.median_s > s.floor_s / kBelowFloor;
 }
 
 void merge_selections(const std::vector<SelectionInfo>& theirs, Db& from, Db& to, double margin,

@@ -94,6 +94,14 @@ class CacheMerge : public Command {
           " kernels for the CPU were left out; --cpu-code takes them from a source that you trust,"
           " --trust KEYS from a signed pack");
     }
+    if (report->binaries_damaged > 0) {
+      context.note(std::to_string(report->binaries_damaged) +
+                   " kernels were left out: they fail their SHA-256");
+    }
+    if (report->selections_damaged > 0) {
+      context.note(std::to_string(report->selections_damaged) +
+                   " choices were left out: no tune can have found their time or schedule");
+    }
     if (!report->signed_by.empty()) context.note("signed by " + report->signed_by);
     if (printed != ExitCode::kOk) return printed;
     const bool whole = report->binaries_damaged == 0 && report->selections_damaged == 0;

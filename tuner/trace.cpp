@@ -23,7 +23,7 @@ class Reader {
   Status read() {
     auto text = read_file(path_, kMostBytes);
     if (!text.ok()) {
-      return {StatusCode::kIoError, "routing trace " + text.status().message()};
+      return {StatusCode::kInvalidArgument, "routing trace " + text.status().message()};
     }
     const size_t begin = text->find_first_not_of(" \t\r\n");
     if (begin != std::string::npos && (*text)[begin] == '{') {
@@ -47,7 +47,7 @@ class Reader {
 
  private:
   Status bad(const std::string& what) const {
-    return {StatusCode::kDataError, "routing trace " + path_ + ": " + what};
+    return {StatusCode::kInvalidArgument, "routing trace " + path_ + ": " + what};
   }
 
   Status counts(const std::string& text) {

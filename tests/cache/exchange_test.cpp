@@ -276,8 +276,18 @@ TEST_F(ExchangeTest, AChoiceThatNoTuneCanHaveFoundIsNotTaken) {
     EXPECT_EQ(report->selections, 0) << claim;
     EXPECT_EQ(report->selections_damaged, 1) << claim;
   }
+}
+
+// A layer that fits an L1, tuned while others keep the memory busy, is far below its floor.
+TEST_F(ExchangeTest, AChoiceFarBelowAFloorThatWasProbedUnderLoadIsTaken) {
+  open()->select(selection_of(8, "{\"theirs\":1}"));
   ASSERT_TRUE(pack_cache(place(), pack_).ok());
-  EXPECT_EQ(merge_cache(other(), {pack_})->selections, 1);
+  ASSERT_EQ(::chmod(pack_.c_str(), 0600), 0);
+  ASSERT_EQ(sql(pack_, "UPDATE selection SET floor_s = 200 * median_s"), "");
+  const auto report = merge_cache(other(), {pack_});
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  EXPECT_EQ(report->selections, 1);
+  EXPECT_EQ(report->selections_damaged, 0);
 }
 
 TEST_F(ExchangeTest, ShardsMergeIntoWhatOneMachineWouldHave) {

@@ -121,7 +121,8 @@ TEST(Tune, WrongCallsNameTheOption) {
       {{"--trial-timeout", "soon"}, "trial-timeout"},
       {{"--compile-only", "--budget", "1m"}, "budget"},
       {{"--compile-only", "--shard", "0/2"}, "shard"},
-      {{"--shared", "40"}, "shared"}};
+      {{"--shared", "40"}, "shared"},
+      {{"--routing", "trace:/no/such/file"}, "/no/such/file"}};
   for (const auto& [options, name] : wrong) {
     const Output output = moejit(words({"tune"}, options));
     EXPECT_EQ(output.code, 2);

@@ -99,12 +99,14 @@ TEST(Routing, RefusalsNameValueAndRule) {
     EXPECT_EQ(parsed.status().code(), StatusCode::kInvalidArgument);
     EXPECT_NE(parsed.status().message().find(bad), std::string::npos);
   }
-  EXPECT_EQ(RoutingSpec::parse("trace:/no/such/file").status().code(), StatusCode::kIoError);
+  EXPECT_EQ(RoutingSpec::parse("trace:/no/such/file").status().code(),
+            StatusCode::kInvalidArgument);
   const std::string path = testing::TempDir() + "bad_trace.json";
   for (const char* text : {"", "[]", "{}", "{\"counts\":3}", "{\"counts\":[-1]}",
                            "{\"counts\":[0,0]}", "{\"counts\":[\"a\"]}"}) {
     std::ofstream(path) << text;
-    EXPECT_EQ(RoutingSpec::parse("trace:" + path).status().code(), StatusCode::kDataError) << text;
+    EXPECT_EQ(RoutingSpec::parse("trace:" + path).status().code(), StatusCode::kInvalidArgument)
+        << text;
   }
 }
 
@@ -176,12 +178,12 @@ TEST(Routing, TracesThatDoNotFitTheLayerAreRefused) {
   EXPECT_TRUE(spec(write_trace("counts.json", "{\"counts\":[1,0,0,2]}")).check(four_of_two()).ok());
   for (const char* text : {"0 1\n2\n", "0 x\n", "# nothing\n"}) {
     EXPECT_EQ(RoutingSpec::parse(write_trace("bad.txt", text)).status().code(),
-              StatusCode::kDataError);
+              StatusCode::kInvalidArgument);
   }
   const float other[] = {0, 1};
   const auto floats = safetensors_bytes({{"topk_ids", {TensorType::kF32, {1, 2}, other, 8}}});
   EXPECT_EQ(RoutingSpec::parse(write_trace("f.safetensors", *floats)).status().code(),
-            StatusCode::kDataError);
+            StatusCode::kInvalidArgument);
 }
 
 }  // namespace
