@@ -16,6 +16,7 @@ from .errors import (Cancelled, CompileError, DataError, DeviceError, Error, Inv
                      NotFound, NotReady, OutOfMemory, Status, Unavailable, Unsupported, VerificationFailed)
 from .kernel import Kernel, get_kernel, supports
 from .ops import fused_experts, route
+from .packing import pack_weights
 from .tuning import bench, tune, verify
 from . import cache
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Cancelled", "CompileError", "DataError", "DeviceError", "Error", "InvalidArgument", "IoError", "Kernel",
     "LibraryNotFound", "MoeConfig", "NotFound", "NotReady", "OutOfMemory", "RouterConfig", "Status", "Unavailable",
-    "Unsupported", "VerificationFailed", "bench", "cache", "fused_experts", "get_kernel", "route", "supports", "tune",
-    "verify", "version",
+    "Unsupported", "VerificationFailed", "bench", "cache", "fused_experts", "get_kernel", "pack_weights", "route",
+    "supports", "tune", "verify", "version",
 ]
 
 

@@ -108,6 +108,8 @@ def _declare(lib: ctypes.CDLL) -> None:
         ("moejit_workspace_create", c_int32, [handle, c_size_t, out_handle]),
         ("moejit_workspace_data", c_void_p, [handle]),
         ("moejit_workspace_destroy", None, [handle]),
+        ("moejit_packed_bytes", c_int32, [handle, c_char_p, POINTER(c_int64), POINTER(c_int64)]),
+        ("moejit_pack_weights", c_int32, [handle, c_char_p, c_void_p, c_void_p, c_void_p, c_void_p]),
     ):
         if hasattr(lib, name):
             function = getattr(lib, name)

@@ -53,8 +53,10 @@ class MoeConfig:
       x, out [T, H];  w13 [E, 2I, H]: I gate rows, then I up rows;  w2 [E, H, I];
       with `bias` b13 [E, 2I] and b2 [E, H].
     gated=False: w13 is [E, I, H] and there is no product with up.  transposed: w13 [E, H, 2I], w2 [E, I, H].
-    interleaved: gate and up rows alternate.  up_first: up before gate.  Shared experts are the last
-    num_shared_experts ones of w13 and w2; every token visits them with weight 1.
+    interleaved: gate and up rows alternate.  up_first: up before gate.
+    packed: w13 and w2 are what pack_weights made of weights that the three flags before describe (of the CPU alone);
+    b13 stays as they say.
+    Shared experts are the last num_shared_experts ones of w13 and w2; every token visits them with weight 1.
     activation: "silu", "gelu", "gelu_tanh", "relu2", "swiglu_oai" or "silu_clamp".
 
     Immutable and hashable. The library checks the values when they are first used; `check()` does so now.
@@ -73,6 +75,7 @@ class MoeConfig:
     transposed: bool = False
     interleaved: bool = False
     up_first: bool = False
+    packed: bool = False
     num_shared_experts: int = 0
     weight_on_input: bool = False
     router: RouterConfig = dataclasses.field(default_factory=RouterConfig)

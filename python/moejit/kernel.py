@@ -114,6 +114,40 @@ def supports(config: ConfigLike, device: Any = "auto") -> Optional[str]:
     return lib.error(status).message if status else None
 
 
+def dtypes_of(config: MoeConfig) -> Tuple[str, ...]:
+    """Those that tensors of the layer's dtype may have: uint16 holds the bits of bf16, which NumPy has no type for."""
+    return ("bf16", "u16") if config.dtype == "bf16" else (config.dtype,)
+
+
+# Shape of a tensor, and the same in letters for errors.
+_Shape = Tuple[Tuple[int, ...], str]
+
+
+def plain_shapes(config: MoeConfig) -> Tuple[_Shape, _Shape]:
+    """w13 and w2 that are not packed."""
+    total = config.num_experts + config.num_shared_experts
+    rows = (2 if config.gated else 1) * config.intermediate_size
+    hidden, inner = config.hidden_size, config.intermediate_size
+    if config.transposed:
+        return ((total, hidden, rows), "[E, H, 2I]"), ((total, inner, hidden), "[E, I, H]")
+    return ((total, rows, hidden), "[E, 2I, H]"), ((total, hidden, inner), "[E, H, I]")
+
+
+def packed_shapes(config: MoeConfig, device: str) -> Tuple[_Shape, _Shape]:
+    """w13 and w2 as pack_weights makes them: the library knows how far rows are filled up."""
+    lib = library()
+    if not hasattr(lib.c, "moejit_packed_bytes"):
+        raise Unsupported(f"{lib.path} (version {lib.version}) has no moejit_packed_bytes: it is older than this package")
+    w13, w2 = ctypes.c_int64(), ctypes.c_int64()
+    with ConfigHandle.of(config) as handle:
+        lib.check(lib.c.moejit_packed_bytes(handle.pointer, device.encode(), ctypes.byref(w13), ctypes.byref(w2)))
+    total = config.num_experts + config.num_shared_experts
+    column = total * _tensors.SIZES[config.dtype]
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return (((total, w13.value // (column * hidden), hidden), "packed [E, 2I, H], rows filled up to whole blocks"),
+            ((total, w2.value // (column * inner), inner), "packed [E, H, I], rows filled up to whole blocks"))
+
+
 class _DeviceMemory:
     """Memory of a kernel's device, freed with the object."""
 
@@ -157,12 +191,11 @@ class Kernel:
         self._torch: Any = None
         self._forked = False
         self._made_with: Dict[str, Any] = {}
+        (self._w13_shape, self._w13_meaning), (self._w2_shape, self._w2_meaning) = \
+            packed_shapes(config, self.device) if config.packed else plain_shapes(config)
         total = config.num_experts + config.num_shared_experts
         rows = (2 if config.gated else 1) * config.intermediate_size
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self._w13_shape = (total, hidden, rows) if config.transposed else (total, rows, hidden)
-        self._w2_shape = (total, inner, hidden) if config.transposed else (total, hidden, inner)
-        self._b13_shape, self._b2_shape = (total, rows), (total, hidden)
+        self._b13_shape, self._b2_shape = (total, rows), (total, config.hidden_size)
         if self._on_gpu:
             _gpu_kernels.add(self)
 
@@ -295,14 +328,13 @@ class Kernel:
         if len(seen_x.shape) != 2:
             raise InvalidArgument(f"x has shape {_tensors.shape_text(seen_x.shape)}: must be [T, {config.hidden_size}]")
         tokens = seen_x.shape[0]
-        # uint16 holds the bits of bf16, which NumPy has no type for.
-        dtypes = ("bf16", "u16") if config.dtype == "bf16" else (config.dtype,)
+        dtypes = dtypes_of(config)
         if out is None:
             out = _tensors.empty_like(x, seen_x.shape)
         wanted = [
             ("x", x, (tokens, config.hidden_size), "[T, H]"),
-            ("w13", w13, self._w13_shape, "[E, H, 2I]" if config.transposed else "[E, 2I, H]"),
-            ("w2", w2, self._w2_shape, "[E, I, H]" if config.transposed else "[E, H, I]"),
+            ("w13", w13, self._w13_shape, self._w13_meaning),
+            ("w2", w2, self._w2_shape, self._w2_meaning),
         ]
         if config.bias:
             wanted += [("b13", b13, self._b13_shape, "[E, 2I]"), ("b2", b2, self._b2_shape, "[E, H]")]

@@ -80,14 +80,15 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
                   activation: Any = "silu", apply_router_weight_on_input: bool = False, global_num_experts: int = -1,
                   expert_map: Any = None, quant_config: Any = None, *, w1_bias: Any = None, w2_bias: Any = None,
                   swiglu_alpha: float = 1.702, swiglu_limit: float = 7.0, interleaved: bool = False,
-                  out: Any = None) -> Any:
+                  packed: bool = False, out: Any = None) -> Any:
     """A whole layer with the argument names of vLLM's function: hidden_states [T, H], w1 [E, 2I, H] (gate rows, then
     up rows), w2 [E, H, I], topk_weights and topk_ids [T, K]; returns [T, H], which is hidden_states where `inplace`.
 
     activation: "silu", "gelu", "gelu_tanh", "relu2", "swigluoai" or one with "_no_mul" (w1 [E, I, H]); or an enum whose
     value is one. expert_map: int32 [global_num_experts], the local id of each expert or -1 for "not mine"; ids
-    that are not mine add 0, so the ranks' results are summed. The layer, dtype and device are read off the
-    tensors; the first call for a layer compiles. quant_config must be None. Raises InvalidArgument, Unsupported.
+    that are not mine add 0, so the ranks' results are summed. packed: w1 and w2 come from pack_weights, with the same
+    `gated` and `interleaved`. The layer, dtype and device are read off the tensors; the first call for a layer compiles.
+    quant_config must be None. Raises InvalidArgument, Unsupported.
     """
     if quant_config is not None and not _is_unquantized(quant_config):
         raise Unsupported("quant_config: quantised weights are not supported")
@@ -116,21 +117,17 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
         raise InvalidArgument("w1_bias: must be given exactly where w2_bias is")
     dtype = "bf16" if seen.dtype == "u16" else seen.dtype
     key = ("fused", seen.device, w1_shape, w2_shape, seen.shape[1], ids_shape[1], dtype, plain, gated, w1_bias is not None,
-           apply_router_weight_on_input, interleaved, swiglu_alpha, swiglu_limit)
+           apply_router_weight_on_input, interleaved, packed, swiglu_alpha, swiglu_limit)
     kernel = _kernels.get(key)
     if kernel is None or kernel._forked:
-        if w2_shape != (w1_shape[0], seen.shape[1], w2_shape[2]):
-            raise InvalidArgument(f"w2 has shape {_tensors.shape_text(w2_shape)}: must be [E, H, I] = "
-                                  f"[{w1_shape[0]}, {seen.shape[1]}, I]")
-        rows = (2 if gated else 1) * w2_shape[2]
-        if w1_shape[1:] != (rows, seen.shape[1]):
-            raise InvalidArgument(f"w1 has shape {_tensors.shape_text(w1_shape)}: must be [{w1_shape[0]}, {rows}, "
-                                  f"{seen.shape[1]}] as w2 and hidden_states are")
+        if not packed:  # else the kernel knows how far rows are filled up
+            _check_weights(w1_shape, w2_shape, seen.shape[1], gated)
         top_k = ids_shape[1]
         config = MoeConfig(num_experts=w1_shape[0], top_k=min(top_k, w1_shape[0]), hidden_size=seen.shape[1],
                            intermediate_size=w2_shape[2], dtype=dtype, activation=plain, gated=gated,
                            bias=w1_bias is not None, weight_on_input=apply_router_weight_on_input,
-                           interleaved=interleaved, swiglu_alpha=swiglu_alpha, swiglu_limit=swiglu_limit)
+                           interleaved=interleaved, packed=packed, swiglu_alpha=swiglu_alpha,
+                           swiglu_limit=swiglu_limit)
         if top_k > w1_shape[0] and expert_map is None:
             raise InvalidArgument(f"topk_ids has {top_k} columns: must be at most the {w1_shape[0]} experts of w1")
         if top_k > w1_shape[0]:
@@ -150,6 +147,16 @@ def fused_experts(hidden_states: Any, w1: Any, w2: Any, topk_weights: Any, topk_
         hidden_states[...] = result
         return hidden_states
     return result
+
+
+def _check_weights(w1_shape: Tuple[int, ...], w2_shape: Tuple[int, ...], hidden: int, gated: bool) -> None:
+    if w2_shape != (w1_shape[0], hidden, w2_shape[2]):
+        raise InvalidArgument(f"w2 has shape {_tensors.shape_text(w2_shape)}: must be [E, H, I] = "
+                              f"[{w1_shape[0]}, {hidden}, I]")
+    rows = (2 if gated else 1) * w2_shape[2]
+    if w1_shape[1:] != (rows, hidden):
+        raise InvalidArgument(f"w1 has shape {_tensors.shape_text(w1_shape)}: must be [{w1_shape[0]}, {rows}, "
+                              f"{hidden}] as w2 and hidden_states are")
 
 
 _OWN_NAMES = {"x": "hidden_states", "w13": "w1", "b13": "w1_bias", "b2": "w2_bias"}

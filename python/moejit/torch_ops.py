@@ -9,7 +9,8 @@ fused_moe_out(x, w13, w2, topk_weights, topk_ids, out, b13=None, b2=None, layer=
     writes `out`.
 
 Shapes as Kernel.__call__ takes them; T may change from call to call, and may be more than one launch takes. `layer`: the
-fields of MoeConfig that the shapes do not tell, as JSON, for example '{"activation": "gelu", "interleaved": true}'.
+fields of MoeConfig that the shapes do not tell, as JSON, for example '{"activation": "gelu", "interleaved": true}';
+{"packed": true} where w13 and w2 come from moejit.pack_weights.
 Errors: Unsupported where a gradient would have to be recorded, InvalidArgument with the argument's name.
 Registered with Library.define and impl, which costs a third of what torch.library.custom_op does per call.
 """
@@ -60,7 +61,8 @@ def describe(x: Any, w13: Any, w2: Any, topk_ids: Any, has_bias: bool, layer: st
             raise InvalidArgument(f"{name} has shape {list(tensor.shape)}: must have {dimensions} dimensions")
     if x.dtype not in _DTYPES:
         raise InvalidArgument(f"x has dtype {x.dtype}: must be float32, bfloat16 or float16")
-    inner = w2.shape[1] if fields.get("transposed") else w2.shape[2]
+    # Packed weights have one shape, whatever they were packed from.
+    inner = w2.shape[1] if fields.get("transposed") and not fields.get("packed") else w2.shape[2]
     shared = fields.get("num_shared_experts", 0)
     if not isinstance(shared, int):
         raise InvalidArgument(f"layer = {layer!r}: num_shared_experts = {shared!r}: must be an integer")

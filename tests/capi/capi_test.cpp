@@ -60,10 +60,11 @@ Kernel cpu_kernel(const moejit_config* config) {
 // Programs compiled against this header rely on these numbers.
 TEST(CApi, LayoutIsThatOfAbi1) {
   EXPECT_EQ(moejit_abi_version(), 1u);
-  EXPECT_EQ(sizeof(moejit_config_desc), 104u);
+  EXPECT_EQ(sizeof(moejit_config_desc), 112u);
   EXPECT_EQ(offsetof(moejit_config_desc, swiglu_alpha), 56u);
   EXPECT_EQ(offsetof(moejit_config_desc, router_scoring), 72u);
   EXPECT_EQ(offsetof(moejit_config_desc, router_scaling_factor), 96u);
+  EXPECT_EQ(offsetof(moejit_config_desc, packed), 104u);  // appended: 104 bytes are still taken
   EXPECT_EQ(sizeof(moejit_options), 72u);
   EXPECT_EQ(offsetof(moejit_options, stream), 64u);  // appended: 64 bytes are still taken
   EXPECT_EQ(offsetof(moejit_options, device), 8u);
@@ -123,7 +124,8 @@ TEST(CApiConfig, StructAndJsonGiveTheSameLayer) {
   desc.intermediate_size = 40;
   desc.dtype = MOEJIT_F16;
   desc.activation = MOEJIT_SWIGLU_OAI;
-  desc.bias = desc.transposed = desc.interleaved = desc.up_first = desc.weight_on_input = 1;
+  desc.bias = desc.transposed = desc.interleaved = desc.up_first = desc.packed = 1;
+  desc.weight_on_input = 1;
   desc.num_shared_experts = 2;
   desc.swiglu_alpha = 1.5;
   desc.swiglu_limit = 3;
@@ -150,6 +152,7 @@ TEST(CApiConfig, StructAndJsonGiveTheSameLayer) {
                                .transposed = true,
                                .interleaved = true,
                                .up_first = true,
+                               .packed = true,
                                .num_shared_experts = 2,
                                .weight_on_input = true,
                                .router = {.scoring = moejit::Scoring::kSigmoid,
@@ -212,7 +215,7 @@ TEST(CApiConfig, StructSizesOfOtherVersions) {
   moejit_config* made = nullptr;
   moejit_config_desc desc;
   moejit_config_desc_init(&desc, sizeof desc);
-  desc.struct_size = sizeof desc - 8;
+  desc.struct_size = offsetof(moejit_config_desc, packed) - 8;
   EXPECT_EQ(moejit_config_create(&desc, &made), MOEJIT_INVALID_ARGUMENT);
   EXPECT_STREQ(moejit_last_error(),
                "desc->struct_size = 96: must be at least 104; call its init function");
@@ -232,7 +235,7 @@ TEST(CApiConfig, StructSizesOfOtherVersions) {
   newer.further = 1;
   EXPECT_EQ(moejit_config_create(&newer.desc, &made), MOEJIT_UNSUPPORTED);
   EXPECT_STREQ(moejit_last_error(),
-               "desc->struct_size = 112: byte 104 is set, a field that this version of the library "
+               "desc->struct_size = 120: byte 112 is set, a field that this version of the library "
                "does not know");
 }
 
