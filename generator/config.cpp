@@ -262,6 +262,8 @@ std::string MoeConfig::to_json() const {
   append_field(&out, "transposed", text_of(transposed));
   append_field(&out, "interleaved", text_of(interleaved));
   append_field(&out, "up_first", text_of(up_first));
+  // Came after the first caches: left out where false, keys of layers stay what they were.
+  if (packed) append_field(&out, "packed", text_of(packed));
   append_field(&out, "num_shared_experts", text_of(num_shared_experts));
   append_field(&out, "weight_on_input", text_of(weight_on_input));
   std::string inner = "{";
@@ -297,6 +299,7 @@ Result<MoeConfig> MoeConfig::from_json(std::string_view text) {
   fields.read("transposed", &config.transposed);
   fields.read("interleaved", &config.interleaved);
   fields.read("up_first", &config.up_first);
+  fields.read("packed", &config.packed);
   fields.read("num_shared_experts", &config.num_shared_experts);
   fields.read("weight_on_input", &config.weight_on_input);
   const nlohmann::json* router = fields.child("router");

@@ -11,11 +11,6 @@
 #include "runtime/capi_guard.h"
 #include "runtime/capi_handles.h"
 
-struct moejit_config {
-  moejit::MoeConfig config;
-  std::string json;
-};
-
 namespace {
 
 using moejit::invalid_argument;
@@ -46,6 +41,10 @@ Status read_config(const moejit_config_desc& d, moejit::MoeConfig* c) {
   MOEJIT_RETURN_IF_ERROR(read_flag("transposed", d.transposed, &c->transposed));
   MOEJIT_RETURN_IF_ERROR(read_flag("interleaved", d.interleaved, &c->interleaved));
   MOEJIT_RETURN_IF_ERROR(read_flag("up_first", d.up_first, &c->up_first));
+  MOEJIT_RETURN_IF_ERROR(read_flag("packed", d.packed, &c->packed));
+  if (d.reserved != 0) {
+    return invalid_argument("reserved = " + std::to_string(d.reserved) + ": must be 0");
+  }
   c->num_shared_experts = d.num_shared_experts;
   MOEJIT_RETURN_IF_ERROR(read_flag("weight_on_input", d.weight_on_input, &c->weight_on_input));
   c->swiglu_alpha = d.swiglu_alpha;
@@ -76,6 +75,7 @@ moejit_config_desc describe(const moejit::MoeConfig& c, uint32_t struct_size) {
   d.transposed = c.transposed;
   d.interleaved = c.interleaved;
   d.up_first = c.up_first;
+  d.packed = c.packed;
   d.num_shared_experts = c.num_shared_experts;
   d.weight_on_input = c.weight_on_input;
   d.swiglu_alpha = c.swiglu_alpha;
@@ -175,7 +175,7 @@ moejit_status moejit_config_create(const moejit_config_desc* desc, moejit_config
     MOEJIT_REQUIRE(config);
     *config = nullptr;
     moejit_config_desc copy;
-    MOEJIT_RETURN_IF_ERROR(read_struct("desc", desc, &copy));
+    MOEJIT_RETURN_IF_ERROR(read_struct("desc", desc, &copy, offsetof(moejit_config_desc, packed)));
     moejit::MoeConfig made;
     MOEJIT_RETURN_IF_ERROR(read_config(copy, &made));
     return give(made, config);
@@ -225,7 +225,7 @@ moejit_status moejit_config_get(const moejit_config* config, moejit_config_desc*
     MOEJIT_REQUIRE(config);
     MOEJIT_REQUIRE(desc);
     moejit_config_desc old;  // checks the size that the caller claims
-    MOEJIT_RETURN_IF_ERROR(read_struct("desc", desc, &old));
+    MOEJIT_RETURN_IF_ERROR(read_struct("desc", desc, &old, offsetof(moejit_config_desc, packed)));
     write_struct(describe(config->config, old.struct_size), old.struct_size, desc);
     return Status();
   });

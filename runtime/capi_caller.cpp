@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "backends/backend.h"
+#include "generator/packed_layout.h"
 #include "moejit/moejit_c.h"
 #include "runtime/capi_guard.h"
 #include "runtime/capi_handles.h"
@@ -88,15 +90,26 @@ struct moejit_caller {
 
 namespace {
 
-std::array<Expected, kMostObjects> expected_of(const moejit::MoeConfig& c) {
+// Packed tensors keep the number of dimensions: rows are filled up to whole blocks.
+std::array<Expected, kMostObjects> expected_of(const moejit::MoeConfig& c,
+                                               const moejit::internal::Target& target) {
   const int64_t experts = int64_t{c.num_experts} + c.num_shared_experts, hidden = c.hidden_size,
                 inner = c.intermediate_size, rows = (c.gated ? 2 : 1) * inner;
   const auto code = static_cast<uint8_t>(c.dtype == DType::kBF16 ? kDlBfloat : kDlFloat);
   const uint8_t bits = c.dtype == DType::kF32 ? 32 : 16;
   const Expected row{2, {kTokens, hidden, 0}, code, bits};
+  Expected w13{3, {experts, rows, hidden}, code, bits}, w2{3, {experts, hidden, inner}, code, bits};
+  if (c.packed) {
+    const auto elements = moejit::internal::weight_elements(c, target);
+    w13.shape[1] = elements.w13 / experts / hidden;
+    w2.shape[1] = elements.w2 / experts / inner;
+  } else if (c.transposed) {
+    std::swap(w13.shape[1], w13.shape[2]);
+    std::swap(w2.shape[1], w2.shape[2]);
+  }
   return {row,
-          {3, {experts, c.transposed ? hidden : rows, c.transposed ? rows : hidden}, code, bits},
-          {3, {experts, c.transposed ? inner : hidden, c.transposed ? hidden : inner}, code, bits},
+          w13,
+          w2,
           {2, {kTokens, c.top_k, 0}, kDlFloat, 32},
           {2, {kTokens, c.top_k, 0}, kDlInt, 32},
           row,
@@ -197,7 +210,9 @@ moejit_status moejit_caller_create(const moejit_kernel* kernel, const moejit_cal
     }
     made.count = kernel->kernel.config().bias ? kMostObjects : 6;
     made.max_tokens = kernel->kernel.max_tokens();
-    made.expected = expected_of(kernel->kernel.config());
+    auto opened = moejit::internal::open_device(device);
+    if (!opened.ok()) return opened.status();
+    made.expected = expected_of(kernel->kernel.config(), (*opened)->info().target);
     *caller = new moejit_caller(made);
     return Status();
   });

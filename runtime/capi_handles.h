@@ -5,6 +5,11 @@
 
 #include "moejit/moejit.h"
 
+struct moejit_config {
+  moejit::MoeConfig config;
+  std::string json;
+};
+
 struct moejit_kernel {
   moejit::Kernel kernel;
   std::string config_json;

@@ -43,8 +43,8 @@ size_t hash_key(const MoeConfig& config, const Options& options) {
   mix(static_cast<uint64_t>(config.dtype) << 32 | static_cast<uint32_t>(config.activation));
   mix(static_cast<uint64_t>(config.gated) | static_cast<uint64_t>(config.bias) << 1 |
       static_cast<uint64_t>(config.transposed) << 2 |
-      static_cast<uint64_t>(config.interleaved) << 3 |
-      static_cast<uint64_t>(config.num_shared_experts) << 4);
+      static_cast<uint64_t>(config.interleaved) << 3 | static_cast<uint64_t>(config.packed) << 4 |
+      static_cast<uint64_t>(config.num_shared_experts) << 5);
   mix(static_cast<uint64_t>(options.max_tokens) ^ static_cast<uint64_t>(options.policy) << 60);
   mix(options.tokens.size() ^ static_cast<uint64_t>(options.num_threads) << 32);
   for (char c : options.device) mix(static_cast<unsigned char>(c));

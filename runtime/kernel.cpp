@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "generator/packed_layout.h"
 #include "runtime/background.h"
 #include "runtime/state.h"
 
@@ -91,8 +92,9 @@ bool overlap(const Memory& a, const Memory& b) {
 
 // What a launch writes may lie over nothing that it reads. `also` is what its kind has besides.
 template <typename Args>
-Status check_overlaps(const MoeConfig& config, const Args& args, int64_t workspace_bytes,
+Status check_overlaps(const Kernel::State& state, const Args& args, int64_t workspace_bytes,
                       std::initializer_list<Memory> also) {
+  const MoeConfig& config = state.config;
   const int64_t element = size_of(config.dtype), experts = config.total_experts();
   const int64_t row = config.hidden_size * element;
   const Memory out{"out", args.out, args.num_tokens * row};
@@ -107,8 +109,9 @@ Status check_overlaps(const MoeConfig& config, const Args& args, int64_t workspa
     return {};
   };
   MOEJIT_RETURN_IF_ERROR(check({"x", args.x, args.num_tokens * row}));
-  MOEJIT_RETURN_IF_ERROR(check({"w13", args.w13, experts * config.w13_rows() * row}));
-  MOEJIT_RETURN_IF_ERROR(check({"w2", args.w2, experts * config.intermediate_size * row}));
+  const auto weights = internal::weight_elements(config, state.device->info().target);
+  MOEJIT_RETURN_IF_ERROR(check({"w13", args.w13, weights.w13 * element}));
+  MOEJIT_RETURN_IF_ERROR(check({"w2", args.w2, weights.w2 * element}));
   MOEJIT_RETURN_IF_ERROR(check({"b13", args.b13, experts * config.w13_rows() * element}));
   MOEJIT_RETURN_IF_ERROR(check({"b2", args.b2, experts * row}));
   for (const Memory& read : also) MOEJIT_RETURN_IF_ERROR(check(read));
@@ -205,7 +208,7 @@ Status Kernel::launch(const LaunchArgs& args, void* stream) const {
       check_workspace(state_->config, plan, args.num_tokens, args.workspace_size));
   const int64_t slots = args.num_tokens * state_->config.top_k * 4;
   MOEJIT_RETURN_IF_ERROR(check_overlaps(
-      state_->config, args, plan_workspace(state_->config, plan, args.num_tokens),
+      *state_, args, plan_workspace(state_->config, plan, args.num_tokens),
       {{"topk_ids", args.topk_ids, slots}, {"topk_weights", args.topk_weights, slots}}));
   moejit_abi::MoeArgs abi{};
   abi.x = args.x;
@@ -248,7 +251,7 @@ Status Kernel::launch_routed(const RoutedLaunchArgs& args, void* stream) const {
   MOEJIT_RETURN_IF_ERROR(check_workspace(config, plan, args.num_tokens, args.workspace_size));
   const int64_t slots = args.num_tokens * config.top_k * 4;
   MOEJIT_RETURN_IF_ERROR(check_overlaps(
-      config, args, plan_workspace(config, plan, args.num_tokens),
+      *state_, args, plan_workspace(config, plan, args.num_tokens),
       {{"router_logits", args.router_logits, args.num_tokens * config.num_experts * logit_size},
        {"correction_bias", args.correction_bias, int64_t{config.num_experts} * 4},
        {"topk_ids", args.topk_ids, slots},

@@ -5,6 +5,7 @@
 #include "base/fs.h"
 #include "base/safetensors.h"
 #include "moejit/moejit.h"
+#include "moejit/pack.h"
 #include "tools/busy.h"
 #include "tools/layer_inputs.h"
 #include "tools/select.h"
@@ -37,6 +38,7 @@ class Launch {
     const void* x = view(inputs_.x);
     const void* w13 = view(inputs_.w13);
     const void* w2 = view(inputs_.w2);
+    if (config.packed) MOEJIT_RETURN_IF_ERROR(pack(&w13, &w2));
     const void* b13 = config.bias ? view(inputs_.b13) : nullptr;
     const void* b2 = config.bias ? view(inputs_.b2) : nullptr;
 
@@ -94,6 +96,20 @@ class Launch {
   void* fail(const Status& status) {
     if (status_.ok()) status_ = status;
     return nullptr;
+  }
+  // A file holds weights as the layout flags say; a layer of packed weights has them packed here.
+  Status pack(const void** w13, const void** w2) {
+    MOEJIT_RETURN_IF_ERROR(status_);
+    const auto bytes = packed_bytes(kernel_.config(), kernel_.device());
+    if (!bytes.ok()) return bytes.status();
+    void* packed_w13 = reserve(bytes->w13);
+    void* packed_w2 = reserve(bytes->w2);
+    MOEJIT_RETURN_IF_ERROR(status_);
+    MOEJIT_RETURN_IF_ERROR(
+        pack_weights(kernel_.config(), *w13, *w2, packed_w13, packed_w2, kernel_.device()));
+    *w13 = packed_w13;
+    *w2 = packed_w2;
+    return {};
   }
   const void* copy_of(const void* host, int64_t bytes) {
     const auto placed = place(device_, host, bytes);

@@ -71,19 +71,25 @@ std::vector<T> every(Result<T> (*parse)(std::string_view)) {
   return values;
 }
 
-// The names of those choices that the family accepts, "all" where it accepts every one.
+// The names of those choices that the family accepts; "all" where it accepts every one, "all but"
+// the one that it does not.
 template <typename T>
 std::string accepted(const std::vector<T>& choices,
                      const std::function<std::string(const T&)>& name,
                      const std::function<bool(const T&)>& accepts) {
-  std::string list;
+  std::string list, refused;
   size_t count = 0;
   for (const T& choice : choices) {
-    if (!accepts(choice)) continue;
+    if (!accepts(choice)) {
+      refused = name(choice);
+      continue;
+    }
     list += (list.empty() ? "" : ", ") + name(choice);
     ++count;
   }
-  return count == choices.size() ? "all" : list.empty() ? "none" : list;
+  if (count == choices.size()) return "all";
+  if (choices.size() > 4 && count + 1 == choices.size()) return "all but " + refused;
+  return list.empty() ? "none" : list;
 }
 
 struct Feature {
@@ -97,6 +103,7 @@ constexpr Feature kFeatures[] = {
     {"transposed", [](MoeConfig* c) { c->transposed = true; }},
     {"interleaved", [](MoeConfig* c) { c->interleaved = true; }},
     {"up first", [](MoeConfig* c) { c->up_first = true; }},
+    {"packed", [](MoeConfig* c) { c->packed = true; }},
     {"shared experts", [](MoeConfig* c) { c->num_shared_experts = 1; }},
     {"weight on input", [](MoeConfig* c) { c->weight_on_input = true; }},
     {"narrow tails", [](MoeConfig* c) { c->hidden_size = 2688, c->intermediate_size = 176; }},

@@ -75,6 +75,7 @@ void LayerSelector::declare(OptionSet& options) {
   options.value("--dtype", "TYPE", &dtype_, "f32, bf16 or f16");
   options.value("--activation", "NAME", &activation_, "As in docs/cli.md: silu, gelu, ...");
   options.value("--tp", "N", &tp_, "The layer as one of N tensor-parallel ranks holds it");
+  options.flag("--packed", &packed_, "The layer with packed weights (CPU; moejit/pack.h)");
 }
 
 Result<MoeConfig> LayerSelector::base(bool* complete) const {
@@ -127,6 +128,7 @@ Result<MoeConfig> LayerSelector::finish(MoeConfig config) const {
     if (!shard.ok()) return usage("", shard.status());
     config = *shard;
   }
+  if (packed_) config.packed = true;
   if (const Status status = config.check(); !status.ok()) return usage("", status);
   return config;
 }

@@ -26,6 +26,7 @@ class LayerSelector {
 
   std::string model_, config_, dtype_, activation_;
   std::optional<int32_t> experts_, top_k_, hidden_, intermediate_, tp_;
+  bool packed_ = false;
 };
 
 struct DeviceSelector {

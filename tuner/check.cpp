@@ -52,9 +52,13 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
   std::vector<double> x(static_cast<size_t>(h_size)), h(static_cast<size_t>(i_size));
   for (int64_t k = 0; k < h_size; ++k) x[static_cast<size_t>(k)] = load.x().at(token, k);
   // A row of w13 (or of x, transposed) is one window of the pattern: hash it once, not per element.
-  const auto product = [&](int64_t row) {
+  const auto product = [&](int part, int64_t i) {
+    const int64_t row = part == 0 ? w.gate_row(i) : w.up_row(i);
     double sum = 0;
-    if (config.transposed) {
+    if (config.packed) {
+      for (int64_t k = 0; k < h_size; ++k)
+        sum += x[static_cast<size_t>(k)] * (part == 0 ? w.gate(e, i, k) : w.up(e, i, k));
+    } else if (config.transposed) {
       for (int64_t k = 0; k < h_size; ++k)
         sum += x[static_cast<size_t>(k)] * w.w13().at(e * h_size + k, row);
     } else {
@@ -67,12 +71,12 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
     return config.bias ? sum + w.b13().at(e, row) : sum;
   };
   for (int64_t i = 0; i < i_size; ++i) {
-    const double g = product(w.gate_row(i));
-    h[static_cast<size_t>(i)] = activate(config, g, config.gated ? product(w.up_row(i)) : 0);
+    const double g = product(0, i);
+    h[static_cast<size_t>(i)] = activate(config, g, config.gated ? product(1, i) : 0);
   }
   for (int64_t n = 0; n < h_size; ++n) {
     double sum = 0;
-    if (config.transposed) {
+    if (config.transposed || config.packed) {
       for (int64_t i = 0; i < i_size; ++i) sum += h[static_cast<size_t>(i)] * w.down(e, n, i);
     } else {
       const PatternTensor& t = w.w2();

@@ -106,7 +106,11 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
   weights->config_ = config;
   const int64_t experts = config.total_experts();
   const int64_t h = config.hidden_size, i = config.intermediate_size, n = config.w13_rows();
-  const int64_t bytes = experts * (n * h + h * i) * size_of(config.dtype);
+  if (config.packed) weights->layout_ = packed_layout(config, device.info().target);
+  const std::optional<PackedLayout>& layout = weights->layout_;
+  const int64_t elements =
+      layout ? layout->w13_elements(config) + layout->w2_elements(config) : n * h + h * i;
+  const int64_t bytes = experts * elements * size_of(config.dtype);
   const int64_t available = device.info().memory_bytes;
   if (available > 0 && static_cast<double>(bytes) > 0.9 * static_cast<double>(available)) {
     return Status(StatusCode::kOutOfMemory,
@@ -124,6 +128,11 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
                       config.transposed ? n : h, nullptr};
     PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h),
                      config.transposed ? h : i, nullptr};
+    if (layout) {
+      w13.rows = experts * layout->w13_elements(config) / layout->step();
+      w2.rows = experts * layout->w2_elements(config) / layout->step();
+      w13.cols = w2.cols = layout->step();
+    }
     MOEJIT_RETURN_IF_ERROR(w13.fill(device, stop));
     MOEJIT_RETURN_IF_ERROR(w2.fill(device, stop));
     weights->w13_.push_back(std::move(w13));
@@ -150,17 +159,28 @@ int64_t Weights::up_row(int64_t i) const {
   return i + (config_.up_first ? 0 : config_.intermediate_size);
 }
 
+double Weights::packed_w13(int64_t e, int part, int64_t i, int64_t h) const {
+  const int64_t at = e * layout_->w13_elements(config_) + layout_->w13_at(config_, part, i, h);
+  return w13_[0].at(at / layout_->step(), at % layout_->step());
+}
+
 double Weights::gate(int64_t e, int64_t i, int64_t h) const {
+  if (layout_) return packed_w13(e, 0, i, h);
   return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, gate_row(i))
                             : w13_[0].at(e * config_.w13_rows() + gate_row(i), h);
 }
 
 double Weights::up(int64_t e, int64_t i, int64_t h) const {
+  if (layout_) return packed_w13(e, 1, i, h);
   return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, up_row(i))
                             : w13_[0].at(e * config_.w13_rows() + up_row(i), h);
 }
 
 double Weights::down(int64_t e, int64_t h, int64_t i) const {
+  if (layout_) {
+    const int64_t at = e * layout_->w2_elements(config_) + layout_->w2_at(config_, h, i);
+    return w2_[0].at(at / layout_->step(), at % layout_->step());
+  }
   return config_.transposed ? w2_[0].at(e * config_.intermediate_size + i, h)
                             : w2_[0].at(e * config_.hidden_size + h, i);
 }

@@ -4,10 +4,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backends/backend.h"
+#include "generator/packed_layout.h"
 #include "moejit/config.h"
 #include "tuner/routing.h"
 
@@ -67,7 +69,10 @@ class Weights {
   int64_t up_row(int64_t i) const;
 
  private:
+  double packed_w13(int64_t e, int part, int64_t i, int64_t h) const;
+
   MoeConfig config_;
+  std::optional<PackedLayout> layout_;  // where config_.packed
   std::vector<PatternTensor> w13_, w2_;
   PatternTensor b13_, b2_;
 };

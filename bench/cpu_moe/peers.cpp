@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include "bench/cpu_moe/peers_packed.h"
 #ifdef MOEJIT_BENCH_ONEDNN
 #include "bench/cpu_moe/peers_onednn.h"
 #endif
@@ -34,6 +35,7 @@ Made from_module(const char* path, bool repacked, const MoeConfig& config, const
 
 const std::vector<PeerKind>& peer_kinds() {
   static const std::vector<PeerKind> kinds = {
+      {"packed", "packed", PackedLayer::make},
 #ifdef MOEJIT_BENCH_ONEDNN
       {"onednn", "oneDNN",
        [](const MoeConfig& config, const void* w13, const void* w2, int threads) -> Made {

@@ -13,7 +13,6 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// What templates/cpu/simd.h derives from target and dtype.
 struct Shape {
   bool wide = false;        // 512-bit vectors
   bool native_dot = false;  // bf16 dot products
@@ -25,9 +24,10 @@ struct Shape {
 
 Shape shape_of(const MoeConfig& config, const Target& target) {
   Shape s;
-  s.wide = target.arch != "x86-64-v3";
-  s.native_dot = target.arch == "x86-64-v4+bf16" && config.dtype == DType::kBF16;
-  s.lanes = s.wide ? 16 : 8;
+  const CpuVectors vectors = cpu_vectors(config, target);
+  s.wide = vectors.lanes == 16;
+  s.native_dot = vectors.native_dot;
+  s.lanes = vectors.lanes;
   s.step = s.native_dot ? 32 : s.lanes;
   s.tile_tokens = s.wide ? 6 : 3;
   s.element = s.native_dot ? 2 : 4;
@@ -58,7 +58,7 @@ int64_t max_workers(const Target& target) {
 
 // Bytes of one worker's rows unpacked from a transposed layout.
 int64_t scratch_bytes(const MoeConfig& config, const Schedule& schedule) {
-  if (!config.transposed) return 0;
+  if (!config.transposed || config.packed) return 0;
   const int64_t element = size_of(config.dtype);
   const int64_t gate_up =
       schedule.at("row_block") * (config.gated ? 2 : 1) * padded_bytes(config.hidden_size, element);
@@ -69,6 +69,7 @@ int64_t scratch_bytes(const MoeConfig& config, const Schedule& schedule) {
 
 // Bytes of one packed panel: 16 (8) rows of weights along K, as the kernel multiplies them.
 int64_t panel_bytes(const MoeConfig& config, const Target& target, const Schedule& schedule) {
+  if (config.packed) return 0;
   const Shape s = shape_of(config, target);
   const int64_t down =
       std::min<int64_t>(config.intermediate_size, down_chunk(config, target, schedule));
@@ -116,6 +117,26 @@ double tile_flops(const Shape& s, int64_t rows, double weight_rows, int64_t k) {
   return weight_rows / 4 * cycles * static_cast<double>(2 * s.step);
 }
 
+// The same of packed weights: two vectors of rows by up to a dozen tokens, a load of x for every
+// two dot products, no horizontal sums, and a chunk of K read and written at a time by several
+// tiles.
+double block_flops(const Shape& s, int64_t rows, double weight_rows, int64_t k) {
+  if (rows == 0) return 0;
+  const int64_t passes = ceil_div(rows, 2 * s.tile_tokens);
+  const double c = static_cast<double>(rows) / static_cast<double>(passes);
+  const double depth = s.native_dot ? 2 : 1;
+  const double steps = static_cast<double>(k) / depth;
+  constexpr double kLoop = 0.25;  // cycles
+  const double cycles = static_cast<double>(passes) * steps * (std::max(2 * c, 2 + c) + kLoop);
+  return weight_rows / static_cast<double>(2 * s.lanes) * cycles * 2 * depth *
+         static_cast<double>(s.lanes);
+}
+
+// A gated block of packed rows gives half as many elements of I.
+int32_t smallest_row_block(const MoeConfig& config, const Target& target) {
+  return config.packed && !config.gated && shape_of(config, target).wide ? 64 : 16;
+}
+
 class CpuMoe : public Family {
  public:
   const char* name() const override { return "cpu_moe"; }
@@ -159,7 +180,9 @@ class CpuMoe : public Family {
     };
     // The smallest block is always allowed, so that every layer has a legal schedule.
     const int32_t row_block = schedule.at("row_block");
-    if (row_block > 16 && row_block >= 2 * config.intermediate_size) {
+    const int32_t smallest = smallest_row_block(config, target);
+    if (row_block < smallest) return refuse("row_block", "must be whole blocks of packed rows");
+    if (row_block > smallest && row_block >= 2 * config.intermediate_size) {
       return refuse("row_block", "must be below 2 * intermediate_size (" +
                                      std::to_string(2 * config.intermediate_size) +
                                      "): a smaller one gives the same tasks");
@@ -177,7 +200,9 @@ class CpuMoe : public Family {
                             int64_t tokens) const override {
     const Shape s = shape_of(config, target);
     Schedule schedule{.family = name(),
-                      .params = {{"row_block", 16}, {"column_block", 32}, {"stream_ahead", 4}}};
+                      .params = {{"row_block", smallest_row_block(config, target)},
+                                 {"column_block", 32},
+                                 {"stream_ahead", 4}}};
     // The more rows share a packed panel, the better, while the block's rows of x keep to the L2.
     const int64_t row_bytes = padded_bytes(config.hidden_size, s.element);
     schedule.params["token_block"] = 120 * row_bytes <= target.l2_bytes * 5 / 8 ? 120 : 60;
@@ -187,6 +212,7 @@ class CpuMoe : public Family {
         std::min<int64_t>(config.num_experts, tokens * config.top_k) + config.num_shared_experts;
     const bool streams = tokens * config.top_k <= 8 * int64_t{config.num_experts};
     for (int32_t block : {384, 128, 64, 16}) {
+      if (block < smallest_row_block(config, target)) break;
       schedule.params["row_block"] = block;
       if ((block < 384 || streams) && !why_not(config, target, schedule) &&
           experts * ceil_div(config.intermediate_size, block) >= 8 * int64_t{target.num_units}) {
@@ -238,11 +264,12 @@ std::vector<PhaseWork> CpuMoe::work(const MoeConfig& config, const Target& targe
     down.cache_bytes += w2_bytes * static_cast<double>(blocks - 1);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t part = count * (b + 1) / blocks - count * b / blocks;
-      gate_up.dot_flops += tile_flops(s, part, static_cast<double>(config.w13_rows()), H);
-      const bool whole = part <= 2 * s.tile_tokens;  // not packed, not cut
+      const auto flops = config.packed ? block_flops : tile_flops;
+      gate_up.dot_flops += flops(s, part, static_cast<double>(config.w13_rows()), H);
+      const bool whole = part <= 2 * s.tile_tokens;  // in one piece
       for (int64_t k = 0; k < I; k += whole ? I : chunk) {
         down.dot_flops +=
-            tile_flops(s, part, static_cast<double>(H), whole ? I : std::min(chunk, I - k));
+            flops(s, part, static_cast<double>(H), whole ? I : std::min(chunk, I - k));
       }
     }
   }
@@ -257,7 +284,7 @@ std::vector<PhaseWork> CpuMoe::work(const MoeConfig& config, const Target& targe
   down.cache_bytes += h_bytes * static_cast<double>(column_blocks);
   // A dozen operations and a division for the activation.
   gate_up.vector_flops = 40.0 * static_cast<double>(pairs * I);
-  if (config.transposed) {
+  if (config.transposed && !config.packed) {
     // Every unit unpacks its weights: one more pass through the caches, bound by shuffles.
     gate_up.vector_flops += 4.0 * static_cast<double>(units) * w13_bytes / element;
     down.vector_flops += 4.0 * static_cast<double>(units) * w2_bytes / element;
@@ -293,7 +320,7 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
       constant("kPanelElements",
                panel_bytes(config, target, schedule) / shape_of(config, target).element) +
       "}  // namespace moejit_cfg\n" + emit_workspace(source.workspace) +
-      expand_template("cpu/moe.h");
+      expand_template(config.packed ? "cpu/moe_packed.h" : "cpu/moe.h");
 
   // Waking the other workers costs microseconds: not worth it for little work.
   const int64_t pair_bytes =
@@ -310,6 +337,11 @@ KernelSource CpuMoe::emit(const MoeConfig& config, const Target& target,
 }
 
 }  // namespace
+
+CpuVectors cpu_vectors(const MoeConfig& config, const Target& target) {
+  return {target.arch == "x86-64-v3" ? 8 : 16,
+          target.arch == "x86-64-v4+bf16" && config.dtype == DType::kBF16};
+}
 
 const Family* cpu_moe_family() {
   static const CpuMoe family;

@@ -10,4 +10,11 @@ namespace moejit::internal {
 
 const Family* cpu_moe_family();
 
+// What templates/cpu/simd.h derives from target and dtype.
+struct CpuVectors {
+  int64_t lanes = 8;        // f32 of one vector
+  bool native_dot = false;  // bf16 dot products
+};
+CpuVectors cpu_vectors(const MoeConfig& config, const Target& target);
+
 }  // namespace moejit::internal

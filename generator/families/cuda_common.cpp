@@ -22,14 +22,20 @@ int arch_number(const Target& target) {
   return number;
 }
 
-std::optional<std::string> why_not_nvidia(const Target& target, int oldest_arch) {
+std::optional<std::string> why_not_nvidia(const MoeConfig& config, const Target& target,
+                                          int oldest_arch) {
   if (target.backend != BackendKind::kCuda && target.backend != BackendKind::kSim) {
     return "target: must be a CUDA device or its simulator";
   }
   if (arch_number(target) < oldest_arch) {
     return "arch = " + target.arch + ": must be sm_" + std::to_string(oldest_arch) + " or later";
   }
+  if (config.packed) return why_not_packed();
   return std::nullopt;
+}
+
+std::string why_not_packed() {
+  return "packed = true: must be false, only kernels for the CPU read packed weights";
 }
 
 std::optional<std::string> why_not_values(const Family& family, const Schedule& schedule) {

@@ -15,7 +15,9 @@ inline int64_t slots(const MoeConfig& c) {
 // "sm_90a" -> 90; 0 where the arch is not NVIDIA's.
 int arch_number(const Target& target);
 // Simulated and real targets of NVIDIA's instruction set.
-std::optional<std::string> why_not_nvidia(const Target& target, int oldest_arch);
+std::optional<std::string> why_not_nvidia(const MoeConfig& config, const Target& target,
+                                          int oldest_arch);
+std::string why_not_packed();
 // Every parameter present and one of its values.
 std::optional<std::string> why_not_values(const Family& family, const Schedule& schedule);
 std::string refuse(const Schedule& schedule, const char* name, const std::string& rule);

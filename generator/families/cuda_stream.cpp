@@ -70,7 +70,7 @@ class CudaStream : public Family {
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
+    if (auto reason = gpu::why_not_nvidia(config, target, 80)) return reason;
     if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
     if (config.transposed)
       return "transposed = true: must be false, a row of weights is streamed as it lies";

@@ -151,7 +151,7 @@ class CudaTile80 : public TileFamily {
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
+    if (auto reason = gpu::why_not_nvidia(config, target, 80)) return reason;
     if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";
     return std::nullopt;
   }
@@ -214,7 +214,7 @@ class CudaFma : public TileFamily {
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = gpu::why_not_nvidia(target, 80)) return reason;
+    if (auto reason = gpu::why_not_nvidia(config, target, 80)) return reason;
     if (config.dtype != DType::kF32)
       return "dtype = " + std::string(to_string(config.dtype)) + ": must be f32";
     return std::nullopt;

@@ -53,7 +53,7 @@ class CudaTile90 : public Family {
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = gpu::why_not_nvidia(target, 90)) return reason;
+    if (auto reason = gpu::why_not_nvidia(config, target, 90)) return reason;
     if (gpu::arch_number(target) != 90)
       return "arch = " + target.arch + ": must be sm_90a, wgmma exists there alone";
     if (config.dtype == DType::kF32) return "dtype = f32: must be bf16 or f16";

@@ -27,13 +27,14 @@ const Arch* arch_of(const Target& target) {
   return nullptr;
 }
 
-std::optional<std::string> why_not_amd(const Target& target) {
+std::optional<std::string> why_not_amd(const MoeConfig& config, const Target& target) {
   if (target.backend != BackendKind::kHip && target.backend != BackendKind::kSim) {
     return "target: must be a HIP device or its simulator";
   }
   if (arch_of(target) == nullptr) {
     return "arch = " + target.arch + ": must be gfx90a, gfx942 or gfx1100";
   }
+  if (config.packed) return gpu::why_not_packed();
   return std::nullopt;
 }
 

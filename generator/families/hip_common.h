@@ -26,7 +26,7 @@ struct Arch {
 const Arch* arch_of(const Target& target);  // or null
 
 // Real and simulated targets with matrix instructions that the templates know.
-std::optional<std::string> why_not_amd(const Target& target);
+std::optional<std::string> why_not_amd(const MoeConfig& config, const Target& target);
 // The rule on the waves of `blocks` blocks of `waves` waves that need `registers` each.
 std::optional<std::string> why_not_registers(const Schedule& schedule, const Target& target,
                                              int waves, int registers);

@@ -54,7 +54,7 @@ class HipStream : public Family {
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
-    if (auto reason = hip::why_not_amd(target)) return reason;
+    if (auto reason = hip::why_not_amd(config, target)) return reason;
     if (config.transposed)
       return "transposed = true: must be false, a row of weights is streamed as it lies";
     return std::nullopt;

@@ -64,8 +64,8 @@ class HipTile : public Family {
     };
   }
 
-  std::optional<std::string> why_not(const MoeConfig&, const Target& target) const override {
-    return hip::why_not_amd(target);
+  std::optional<std::string> why_not(const MoeConfig& config, const Target& target) const override {
+    return hip::why_not_amd(config, target);
   }
 
   std::optional<std::string> why_not(const MoeConfig& config, const Target& target,

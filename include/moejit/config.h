@@ -63,6 +63,8 @@ struct RouterConfig {
 //   where `bias`. With gated false w13 is [E+S, I, H] and b13 [E+S, I].
 //   transposed: w13 [E+S, H, 2I], w2 [E+S, I, H].   interleaved: gate and up rows (columns, where
 //   transposed) alternate g0,u0,g1,u1,...   up_first: up before gate, in either arrangement.
+//   packed: w13 and w2 are what pack_weights (moejit/pack.h) made of weights that the three flags
+//   before describe; b13 stays as they say.
 //   Shared experts are ids E..E+S-1; every token visits each of them with weight 1, after its
 //   routed ones; topk_ids never names them (an id >= E is "not mine", as everywhere).
 //   weight_on_input: the routing weight scales x, hence the result of the first product before
@@ -84,6 +86,7 @@ struct MoeConfig {
   bool transposed = false;
   bool interleaved = false;
   bool up_first = false;
+  bool packed = false;
   int32_t num_shared_experts = 0;  // 0..32
   bool weight_on_input = false;
   RouterConfig router;
@@ -93,8 +96,8 @@ struct MoeConfig {
   // Ok, or kInvalidArgument naming the first field that breaks a rule, its value and the rule.
   Status check() const;
 
-  // Canonical: every field, fixed order, shortest round-trip numbers, no white space. Equal configs
-  // give equal text.
+  // Canonical: every field (`packed` where true), fixed order, shortest round-trip numbers, no
+  // white space. Equal configs give equal text.
   std::string to_json() const;
 
   // Reads what to_json writes and any subset of it with the first four fields present. Unknown

@@ -116,6 +116,8 @@ typedef struct moejit_config_desc {
   int32_t router_topk_group;
   int32_t router_renormalize;
   double router_scaling_factor;
+  int32_t packed;   /* 0 where struct_size ends before it */
+  int32_t reserved; /* 0 */
 } moejit_config_desc;
 
 /* Defaults everywhere, 0 in the four fields that every layer must give. */
@@ -217,6 +219,12 @@ MOEJIT_C_API moejit_status moejit_workspace_create(const moejit_kernel* kernel, 
                                                    moejit_workspace** workspace);
 MOEJIT_C_API void* moejit_workspace_data(const moejit_workspace* workspace); /* NULL for NULL */
 MOEJIT_C_API void moejit_workspace_destroy(moejit_workspace* workspace);
+/* Packed weights, as in moejit/pack.h; device NULL: "auto". */
+MOEJIT_C_API moejit_status moejit_packed_bytes(const moejit_config* config, const char* device,
+                                               int64_t* w13_bytes, int64_t* w2_bytes);
+MOEJIT_C_API moejit_status moejit_pack_weights(const moejit_config* config, const char* device,
+                                               const void* w13, const void* w2, void* packed_w13,
+                                               void* packed_w2);
 /* [{"tokens":1,"source":"exact","schedule":{...},"measured_s":0,"predicted_s":1e-6,"floor_s":1e-6,
  *   "reason":"..."}, ...] */
 MOEJIT_C_API moejit_status moejit_kernel_buckets_json(const moejit_kernel* kernel, char** json);

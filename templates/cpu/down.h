@@ -3,13 +3,11 @@
 // of the experts: no y in memory, no combine, no atomics, and the same bits for any number of
 // workers. Every task costs the same, however the routing is skewed.
 #pragma once
-#include "plan.h"
+#include "tasks.h"
 #include "tile.h"
 #include "weights.h"
 
 namespace moejit_cpu {
-
-constexpr int kColumnBlocks = (kHiddenSize + kSched_column_block - 1) / kSched_column_block;
 
 // A panel's columns from n on, of one unit's tokens, to the sums of those tokens.
 static __attribute__((noinline)) void add_columns(const float* sums, const int* tokens,
@@ -67,24 +65,10 @@ static __attribute__((noinline)) void down_stream(const MoeArgs* args, const Wor
   }
 }
 
-// Writes columns [begin, end) of out.
-static void finish(const MoeArgs* args, const float* acc, i64 begin, i64 end) {
-  for (i64 t = 0; t < args->num_tokens; ++t) {
-    const float* from = acc + t * kSched_column_block;
-    WElem* to = (WElem*)args->out + t * kHiddenSize + begin;
-    i64 n = 0;
-    for (; n + kLanes <= end - begin; n += kLanes) E::from_f32<kLanes>(to + n, load<F>(from + n));
-    for (; n < end - begin; n += 4) E::from_f32<4>(to + n, load<F4>(from + n));
-  }
-}
-
 // A place in the walk of a task: units, then pieces of I, then panels of columns.
 struct DownAt {
   i64 unit, k, n, begin, end;
 };
-
-// Elements of I of one piece: a long I is cut so that a unit's rows of h stay in the L2.
-constexpr i64 kPiece = kDownChunk < kIntermediateSize ? (i64)kDownChunk : (i64)kIntermediateSize;
 
 // The place after `at`; unit < 0 at the end. `next_task` comes after this one.
 MOEJIT_INLINE DownAt after(const Workspace& ws, DownAt at, i64 next_task) {

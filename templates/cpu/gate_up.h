@@ -1,15 +1,11 @@
 // h = act(x @ w13.T), one task: a block of I for one unit of rows.
 #pragma once
 #include "math.h"
-#include "plan.h"
+#include "tasks.h"
 #include "tile.h"
 #include "weights.h"
 
 namespace moejit_cpu {
-
-constexpr int kRowBlocks = (kIntermediateSize + kSched_row_block - 1) / kSched_row_block;
-
-constexpr i64 kXLines = ((i64)kHiddenSize * (i64)sizeof(XElem) + 63) / 64;
 
 // A worker's buffers, with nothing in them.
 MOEJIT_INLINE PanelBuffers buffers_of(const Workspace& ws, int worker) {
@@ -228,19 +224,12 @@ static void gate_up(const MoeArgs* args, const Workspace& ws, WElem* scratch, Pa
         return gate_up_panel(next_expert, to);
       }
     };
-    // The next unit's rows of x come to the L2, a slice with every panel.
-    const i64 next_lines =
-        next_unit.first == unit.first || next_task < 0 ? 0 : next_unit.count * kXLines;
-    const i64 slice = next_lines * kTileI / (end - begin) + 1;
-    i64 line = 0;
+    XRows to_come = x_rows_of(unit, next_unit, next_task, kTileI, end - begin);
     alignas(64) float sums[kSched_token_block * kTileRows];
     Panel panel = panel_at(begin), next = panel_at(begin + kTileI);
     for (i64 i = begin; i < end; i += kTileI) {
       const Panel after = panel_at(i + 2 * kTileI);
-      for (const i64 stop = line + slice; line < next_lines && line < stop; ++line) {
-        const i64 row = ws.tokens[next_unit.first + line / kXLines] * ws.plan->x_stride;
-        prefetch((const char*)(ws.plan->x + row) + line % kXLines * 64);
-      }
+      to_come.fetch_slice(ws);
       multiply(buffers, panel, next, after, xs, unit.count, sums);
       gate_up_results(sums, ws.weights + unit.first, bias, i, unit.count,
                       ws.h + unit.first * kHStride + i);

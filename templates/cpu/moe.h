@@ -1,20 +1,8 @@
 // Entries of the CPU layer, in launch order. Every worker runs each; a barrier follows each.
 #pragma once
 #include "down.h"
+#include "entries.h"
 #include "gate_up.h"
-#include "route.h"
-
-extern "C" __attribute__((visibility("default"))) void moe_route(const moejit_abi::MoeArgs* args,
-                                                                 int worker, int workers) {
-  moejit_cpu::route(args, worker, workers);
-}
-
-extern "C" __attribute__((visibility("default"))) void moe_prepare(const moejit_abi::MoeArgs* args,
-                                                                   int worker, int workers) {
-  const moejit_cpu::Workspace ws = moejit_cpu::workspace_of(args);
-  if (worker == 0) moejit_cpu::make_plan(args, ws);
-  moejit_cpu::convert_x(args, ws, worker, workers);
-}
 
 // The workspace holds memory for kMaxWorkers workers; were there more, these do the work.
 extern "C" __attribute__((visibility("default"))) void moe_gate_up(const moejit_abi::MoeArgs* args,

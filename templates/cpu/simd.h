@@ -149,6 +149,8 @@ struct Operand {
   static inline __attribute__((always_inline)) F x(const X* p) { return load<F>(p); }
   static inline __attribute__((always_inline)) F spread(const X* p) { return repeat(load<F4>(p)); }
   static inline __attribute__((always_inline)) F packed(const X* p) { return load<F>(p); }
+  // One step of x for every lane (packed.h).
+  static inline __attribute__((always_inline)) F broadcast(const X* p) { return F{} + *p; }
   // As packed: a vector of one row of weights, and one quad.
   static inline __attribute__((always_inline)) F w_quads(const WElem* p) { return w(p); }
   static inline __attribute__((always_inline)) void store_quad(X* to, const WElem* p) {
@@ -195,6 +197,9 @@ struct Operand<true> {
     return (B)repeat(load<F4>(p));
   }
   static inline __attribute__((always_inline)) B packed(const X* p) { return load<B>(p); }
+  static inline __attribute__((always_inline)) B broadcast(const X* p) {
+    return (B)(U{} + load<u32>(p));
+  }
   static inline __attribute__((always_inline)) B w_quads(const WElem* p) { return w(p); }
   static inline __attribute__((always_inline)) void store_quad(X* to, const WElem* p) {
     store<F4>(to, load<F4>(p));

@@ -2,18 +2,12 @@
 // by block into rows in the worker's scratch, so that one micro-kernel serves both.
 #pragma once
 #include "panel.h"
+#include "rows.h"
 
 namespace moejit_cpu {
 
-constexpr i64 kW13Rows = (i64)(kGated ? 2 : 1) * kIntermediateSize;
 // Elements of I that a panel of rows gives.
 constexpr int kTileI = kGated ? kTileRows / 2 : kTileRows;
-
-// Row of w13 (column, where transposed) that gives gate i or, with part 1, up i.
-constexpr i64 w13_row(i64 i, int part) {
-  const int place = kUpFirst ? 1 - part : part;
-  return !kGated ? i : kInterleaved ? 2 * i + place : place * (i64)kIntermediateSize + i;
-}
 
 // Rows of the scratch are an odd number of lines apart, like those of x.
 constexpr i64 scratch_stride(i64 k) {

@@ -200,6 +200,7 @@ TEST(ConfigJson, RoundTripsEveryField) {
               .transposed = true,
               .interleaved = true,
               .up_first = true,
+              .packed = true,
               .num_shared_experts = 2,
               .weight_on_input = true,
               .router = {.scoring = Scoring::kSqrtSoftplus,

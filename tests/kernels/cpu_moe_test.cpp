@@ -57,6 +57,26 @@ TEST_P(CpuMoe, MatchesReference) {
   }
 }
 
+// The same layers from packed weights: every activation, layout, dtype and tail.
+TEST_P(CpuMoe, PackedMatchesReference) {
+  MoeConfig config = GetParam().config;
+  config.packed = true;
+  std::vector<int64_t> counts = {1, 13, 40};
+  if (test_level() >= 2) counts = {0, 1, 2, 7, 8, 12, 25, 64, 129};
+  for (const std::string& arch : cpu_archs()) {
+    const CpuKernel kernel(config, arch, 2, default_cpu_schedule(config, arch, 2, 5));
+    ASSERT_EQ(kernel.error(), "");
+    uint64_t seed = 1;
+    for (int64_t tokens : counts) {
+      const RoutingKind kinds[] = {RoutingKind::kSentinels, RoutingKind::kOneExpert,
+                                   RoutingKind::kZipf};
+      expect_right(config, arch, kernel,
+                   {.tokens = tokens, .seed = seed, .routing = kinds[seed % 3]});
+      ++seed;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Core, CpuMoe, testing::ValuesIn(core_configs()),
                          [](const auto& test) { return test.param.name; });
 
@@ -90,24 +110,28 @@ TEST(CpuMoeRouting, EveryKindAndCount) {
 // Long rows: several passes of the down product over I, tails on both axes.
 TEST(CpuMoeShapes, LongIntermediate) {
   for (const std::string& arch : cpu_archs()) {
-    const MoeConfig config{.num_experts = 2,
-                           .top_k = 1,
-                           .hidden_size = 40,
-                           .intermediate_size = 9192,  // h of 75 rows is more than half of an L2
-                           .router = {}};
-    const CpuKernel kernel(config, arch, 2, default_cpu_schedule(config, arch, 2, 100));
-    ASSERT_EQ(kernel.error(), "");
-    for (int64_t tokens : {1, 75}) {
-      expect_right(config, arch, kernel, {.tokens = tokens, .routing = RoutingKind::kOneExpert});
+    for (bool packed : {false, true}) {
+      const MoeConfig config{.num_experts = 2,
+                             .top_k = 1,
+                             .hidden_size = 40,
+                             .intermediate_size = 9192,  // h of 75 rows is more than half of an L2
+                             .packed = packed,
+                             .router = {}};
+      const CpuKernel kernel(config, arch, 2, default_cpu_schedule(config, arch, 2, 100));
+      ASSERT_EQ(kernel.error(), "");
+      for (int64_t tokens : {1, 75}) {
+        expect_right(config, arch, kernel, {.tokens = tokens, .routing = RoutingKind::kOneExpert});
+      }
     }
   }
 }
 
 TEST(CpuMoeSchedules, AllLegalOnesAgreeWithReference) {
   for (const std::string& arch : cpu_archs()) {
-    for (bool transposed : {false, true}) {
+    for (int form : {0, 1, 2}) {
       MoeConfig config = plain(DType::kBF16);
-      config.transposed = transposed;
+      config.transposed = form == 1;
+      config.packed = form == 2;
       config.hidden_size = 264;
       Problem problem = make_problem(config, {.tokens = 33, .routing = RoutingKind::kZipf});
       const Doubles expected = problem.expected();

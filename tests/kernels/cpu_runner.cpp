@@ -1,6 +1,7 @@
 #include "tests/kernels/cpu_runner.h"
 
 #include "backends/cpu/cpu_backend.h"
+#include "moejit/pack.h"
 
 namespace moejit_test {
 
@@ -29,7 +30,8 @@ Schedule default_cpu_schedule(const moejit::MoeConfig& config, const std::string
 }
 
 CpuKernel::CpuKernel(const moejit::MoeConfig& config, const std::string& arch, int threads,
-                     const Schedule& schedule) {
+                     const Schedule& schedule)
+    : arch_(arch) {
   const Device& device = cpu_device(arch, threads);
   const Family* family = find_family("cpu_moe");
   if (const auto reason = family->why_not(config, device.info().target, schedule)) {
@@ -50,7 +52,23 @@ CpuKernel::CpuKernel(const moejit::MoeConfig& config, const std::string& arch, i
   module_ = *module;
 }
 
+bool CpuKernel::pack(const Problem& p, GuardedBuffer* w13, GuardedBuffer* w2) const {
+  const std::string device = "cpu:" + arch_;
+  const auto bytes = moejit::packed_bytes(p.config, device);
+  if (!bytes.ok()) return false;
+  *w13 = GuardedBuffer(static_cast<size_t>(bytes->w13), 16);
+  *w2 = GuardedBuffer(static_cast<size_t>(bytes->w2), 16);
+  w13->fill_nan();
+  w2->fill_nan();
+  return moejit::pack_weights(p.config, p.w13.data(), p.w2.data(), w13->data(), w2->data(), device)
+             .ok() &&
+         w13->intact() && w2->intact();
+}
+
 std::string CpuKernel::run(Problem* p, bool routed) const {
+  GuardedBuffer packed_w13(16, 16), packed_w2(16, 16);
+  const bool packed = p->config.packed;
+  if (packed && !pack(*p, &packed_w13, &packed_w2)) return "the weights were not packed";
   const int64_t bytes =
       workspace_offset(source_.workspace, source_.workspace.size(), p->options.tokens);
   GuardedBuffer workspace(static_cast<size_t>(bytes), 256);
@@ -60,8 +78,8 @@ std::string CpuKernel::run(Problem* p, bool routed) const {
     p->weights.fill_nan();
   }
   const MoeArgs args{.x = p->x.data(),
-                     .w13 = p->w13.data(),
-                     .w2 = p->w2.data(),
+                     .w13 = packed ? packed_w13.data() : p->w13.data(),
+                     .w2 = packed ? packed_w2.data() : p->w2.data(),
                      .b13 = p->config.bias ? p->b13.data() : nullptr,
                      .b2 = p->config.bias ? p->b2.data() : nullptr,
                      .topk_ids = p->ids.as<int>(),

@@ -31,6 +31,10 @@ class CpuKernel {
   std::string run(Problem* problem, bool routed = false) const;
 
  private:
+  // The problem's weights as the kernel reads them; false where they cannot be packed.
+  bool pack(const Problem& problem, GuardedBuffer* w13, GuardedBuffer* w2) const;
+
+  std::string arch_;
   moejit::internal::KernelSource source_;
   std::shared_ptr<const moejit::internal::Module> module_;
   std::string error_;

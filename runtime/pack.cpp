@@ -1,0 +1,195 @@
+#include "moejit/pack.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "backends/backend.h"
+#include "generator/packed_layout.h"
+
+namespace moejit {
+namespace {
+
+using internal::PackedLayout;
+
+// One expert's weights in place: element (row, k) is at row * row_stride + k * k_stride.
+struct Source {
+  int64_t row_stride, k_stride;
+};
+
+// The row of w13 that gives gate i or, with part 1, up i.
+int64_t w13_row(const MoeConfig& c, int part, int64_t i) {
+  if (!c.gated) return i;
+  const int place = c.up_first ? 1 - part : part;
+  return c.interleaved ? 2 * i + place : place * int64_t{c.intermediate_size} + i;
+}
+
+// One block of `rows` rows, of which those below 0 are zeros, all `length` long. A line of one row
+// is read at a time: lines of several rows of an even stride would push each other out of the L1.
+template <typename T>
+void pack_block(const T* from, const Source& source, const std::vector<int64_t>& rows,
+                const PackedLayout& layout, int64_t length, T* to) {
+  constexpr int64_t kLine = 64 / int64_t{sizeof(T)};
+  const int64_t depth = layout.depth, step = layout.step();
+  for (int64_t k = 0; k < length; k += kLine) {
+    const int64_t end = std::min(k + kLine, length);
+    T* place = to + k / depth * step;
+    for (const int64_t row : rows) {
+      T* t = place;
+      place += depth;
+      for (int64_t j = k; j < end; j += depth, t += step) {
+        for (int64_t d = 0; d < depth; ++d) {
+          t[d] = row < 0 ? T{} : from[row * source.row_stride + (j + d) * source.k_stride];
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void pack_w13(const MoeConfig& c, const PackedLayout& layout, const T* from, int64_t block, T* to) {
+  const int64_t per_block = c.gated ? layout.lanes : layout.block_rows();
+  std::vector<int64_t> rows;
+  for (int64_t r = 0; r < layout.block_rows(); ++r) {
+    const int64_t i = block * per_block + r % per_block;
+    rows.push_back(i < c.intermediate_size ? w13_row(c, r >= per_block ? 1 : 0, i) : -1);
+  }
+  const Source source = c.transposed ? Source{1, c.w13_rows()} : Source{c.hidden_size, 1};
+  pack_block(from, source, rows, layout, c.hidden_size, to);
+}
+
+template <typename T>
+void pack_w2(const MoeConfig& c, const PackedLayout& layout, const T* from, int64_t block, T* to) {
+  std::vector<int64_t> rows;
+  for (int64_t r = 0; r < layout.block_rows(); ++r) {
+    const int64_t n = block * layout.block_rows() + r;
+    rows.push_back(n < c.hidden_size ? n : -1);
+  }
+  const Source source = c.transposed ? Source{1, c.hidden_size} : Source{c.intermediate_size, 1};
+  pack_block(from, source, rows, layout, c.intermediate_size, to);
+}
+
+// Calls body(0) ... body(count - 1) from several threads.
+template <typename Body>
+void for_each(int64_t count, int64_t threads, const Body& body) {
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i; (i = next++) < count;) body(i);
+  };
+  std::vector<std::thread> helpers;
+  try {
+    for (int64_t t = 1; t < std::min(threads, count); ++t) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // Fewer do it, too.
+  }
+  work();
+  for (std::thread& helper : helpers) helper.join();
+}
+
+// What a device's kernels read, and its threads, which arrange it.
+struct Packer {
+  PackedLayout layout;
+  int64_t threads;
+};
+
+template <typename T>
+void pack(const MoeConfig& c, const Packer& packer, const void* w13, const void* w2,
+          void* packed_w13, void* packed_w2) {
+  const PackedLayout& layout = packer.layout;
+  const int64_t experts = c.total_experts();
+  const auto each = [&](const void* from, int64_t expert_from, void* to, int64_t blocks,
+                        int64_t block_size, const auto& one) {
+    if (from == nullptr) return;
+    for_each(experts * blocks, packer.threads, [&](int64_t i) {
+      const T* expert = static_cast<const T*>(from) + i / blocks * expert_from;
+      one(c, layout, expert, i % blocks, static_cast<T*>(to) + i * block_size);
+    });
+  };
+  each(w13, c.w13_rows() * c.hidden_size, packed_w13, layout.w13_blocks(c),
+       layout.block_rows() * c.hidden_size, pack_w13<T>);
+  each(w2, int64_t{c.intermediate_size} * c.hidden_size, packed_w2, layout.w2_blocks(c),
+       layout.block_rows() * c.intermediate_size, pack_w2<T>);
+}
+
+Result<Packer> packer_of(const MoeConfig& config, const std::string& device) {
+  MOEJIT_RETURN_IF_ERROR(config.check());
+  auto opened = internal::open_device(device);
+  if (!opened.ok()) return opened.status();
+  const auto layout = internal::packed_layout(config, (*opened)->info().target);
+  if (!layout) {
+    return Status(StatusCode::kUnsupported, "device = " + (*opened)->info().name +
+                                                ": must be the CPU, no other reads packed weights");
+  }
+  return Packer{*layout, std::max((*opened)->info().target.num_units, 1)};
+}
+
+struct Memory {
+  std::string field;
+  const void* start;
+  int64_t bytes;
+  bool written;
+};
+
+Status check_memory(const std::vector<Memory>& all) {
+  for (size_t i = 0; i < all.size(); i += 2) {
+    const Memory &from = all[i], &to = all[i + 1];
+    if ((from.start == nullptr) == (to.start == nullptr)) continue;
+    const auto& [missing, other] = from.start == nullptr ? std::tie(from, to) : std::tie(to, from);
+    return invalid_argument(missing.field + " is null: must be given, as " + other.field + " is");
+  }
+  for (const Memory& m : all) {
+    if (reinterpret_cast<uintptr_t>(m.start) % 16 != 0) {
+      return invalid_argument(m.field + ": must be 16-byte aligned");
+    }
+  }
+  for (const Memory& a : all) {
+    for (const Memory& b : all) {
+      if (&a == &b || !a.written || a.start == nullptr || b.start == nullptr) continue;
+      const auto begin = reinterpret_cast<uintptr_t>(a.start);
+      const auto other = reinterpret_cast<uintptr_t>(b.start);
+      if (begin < other + static_cast<uintptr_t>(b.bytes) &&
+          other < begin + static_cast<uintptr_t>(a.bytes)) {
+        return invalid_argument(a.field + ": must not overlap " + b.field);
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+inline namespace v1 {
+
+Result<PackedBytes> packed_bytes(const MoeConfig& config, const std::string& device) {
+  const Result<Packer> packer = packer_of(config, device);
+  if (!packer.ok()) return packer.status();
+  const PackedLayout& layout = packer->layout;
+  const int64_t each = int64_t{config.total_experts()} * size_of(config.dtype);
+  return PackedBytes{each * layout.w13_elements(config), each * layout.w2_elements(config)};
+}
+
+Status pack_weights(const MoeConfig& config, const void* w13, const void* w2, void* packed_w13,
+                    void* packed_w2, const std::string& device) {
+  const Result<Packer> packer = packer_of(config, device);
+  if (!packer.ok()) return packer.status();
+  const auto bytes = packed_bytes(config, device);
+  if (!bytes.ok()) return bytes.status();
+  const int64_t rows = int64_t{config.total_experts()} * size_of(config.dtype) * config.hidden_size;
+  MOEJIT_RETURN_IF_ERROR(check_memory({{"w13", w13, rows * config.w13_rows(), false},
+                                       {"packed_w13", packed_w13, bytes->w13, true},
+                                       {"w2", w2, rows * config.intermediate_size, false},
+                                       {"packed_w2", packed_w2, bytes->w2, true}}));
+  if (config.dtype == DType::kF32) {
+    pack<uint32_t>(config, *packer, w13, w2, packed_w13, packed_w2);
+  } else {
+    pack<uint16_t>(config, *packer, w13, w2, packed_w13, packed_w2);
+  }
+  return {};
+}
+
+}  // namespace v1
+}  // namespace moejit
