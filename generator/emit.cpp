@@ -86,7 +86,8 @@ std::string short_name(const MoeConfig& config) {
   std::string name = "e" + std::to_string(config.num_experts);
   if (config.num_shared_experts > 0) name += "s" + std::to_string(config.num_shared_experts);
   return name + "_k" + std::to_string(config.top_k) + "_h" + std::to_string(config.hidden_size) +
-         "_i" + std::to_string(config.intermediate_size) + "_" + to_string(config.dtype);
+         "_i" + std::to_string(config.intermediate_size) + "_" + to_string(config.dtype) +
+         (config.packed ? "_packed" : "");
 }
 
 }  // namespace moejit::internal

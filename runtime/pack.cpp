@@ -1,9 +1,10 @@
 #include "moejit/pack.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <tuple>
 #include <vector>
@@ -28,17 +29,21 @@ int64_t w13_row(const MoeConfig& c, int part, int64_t i) {
   return c.interleaved ? 2 * i + place : place * int64_t{c.intermediate_size} + i;
 }
 
-// One block of `rows` rows, of which those below 0 are zeros, all `length` long. A line of one row
+// The rows of a block: at most 2 * 16, those below 0 zeros.
+using Rows = std::array<int64_t, 32>;
+
+// One block of `rows`, all `length` long. A line of one row
 // is read at a time: lines of several rows of an even stride would push each other out of the L1.
 template <typename T>
-void pack_block(const T* from, const Source& source, const std::vector<int64_t>& rows,
-                const PackedLayout& layout, int64_t length, T* to) {
+void pack_block(const T* from, const Source& source, const Rows& rows, const PackedLayout& layout,
+                int64_t length, T* to) {
   constexpr int64_t kLine = 64 / int64_t{sizeof(T)};
   const int64_t depth = layout.depth, step = layout.step();
   for (int64_t k = 0; k < length; k += kLine) {
     const int64_t end = std::min(k + kLine, length);
     T* place = to + k / depth * step;
-    for (const int64_t row : rows) {
+    for (int64_t r = 0; r < layout.block_rows(); ++r) {
+      const int64_t row = rows[static_cast<size_t>(r)];
       T* t = place;
       place += depth;
       for (int64_t j = k; j < end; j += depth, t += step) {
@@ -53,10 +58,11 @@ void pack_block(const T* from, const Source& source, const std::vector<int64_t>&
 template <typename T>
 void pack_w13(const MoeConfig& c, const PackedLayout& layout, const T* from, int64_t block, T* to) {
   const int64_t per_block = c.gated ? layout.lanes : layout.block_rows();
-  std::vector<int64_t> rows;
+  Rows rows{};
   for (int64_t r = 0; r < layout.block_rows(); ++r) {
     const int64_t i = block * per_block + r % per_block;
-    rows.push_back(i < c.intermediate_size ? w13_row(c, r >= per_block ? 1 : 0, i) : -1);
+    rows[static_cast<size_t>(r)] =
+        i < c.intermediate_size ? w13_row(c, r >= per_block ? 1 : 0, i) : -1;
   }
   const Source source = c.transposed ? Source{1, c.w13_rows()} : Source{c.hidden_size, 1};
   pack_block(from, source, rows, layout, c.hidden_size, to);
@@ -64,10 +70,10 @@ void pack_w13(const MoeConfig& c, const PackedLayout& layout, const T* from, int
 
 template <typename T>
 void pack_w2(const MoeConfig& c, const PackedLayout& layout, const T* from, int64_t block, T* to) {
-  std::vector<int64_t> rows;
+  Rows rows{};
   for (int64_t r = 0; r < layout.block_rows(); ++r) {
     const int64_t n = block * layout.block_rows() + r;
-    rows.push_back(n < c.hidden_size ? n : -1);
+    rows[static_cast<size_t>(r)] = n < c.hidden_size ? n : -1;
   }
   const Source source = c.transposed ? Source{1, c.hidden_size} : Source{c.intermediate_size, 1};
   pack_block(from, source, rows, layout, c.intermediate_size, to);
@@ -82,9 +88,10 @@ void for_each(int64_t count, int64_t threads, const Body& body) {
   };
   std::vector<std::thread> helpers;
   try {
+    helpers.reserve(static_cast<size_t>(threads));
     for (int64_t t = 1; t < std::min(threads, count); ++t) helpers.emplace_back(work);
-  } catch (const std::system_error&) {
-    // Fewer do it, too.
+  } catch (const std::exception&) {
+    // No memory or no thread: fewer do it, too.
   }
   work();
   for (std::thread& helper : helpers) helper.join();
@@ -127,6 +134,11 @@ Result<Packer> packer_of(const MoeConfig& config, const std::string& device) {
   return Packer{*layout, std::max((*opened)->info().target.num_units, 1)};
 }
 
+PackedBytes bytes_of(const MoeConfig& config, const PackedLayout& layout) {
+  const int64_t each = int64_t{config.total_experts()} * size_of(config.dtype);
+  return {each * layout.w13_elements(config), each * layout.w2_elements(config)};
+}
+
 struct Memory {
   std::string field;
   const void* start;
@@ -167,22 +179,22 @@ inline namespace v1 {
 Result<PackedBytes> packed_bytes(const MoeConfig& config, const std::string& device) {
   const Result<Packer> packer = packer_of(config, device);
   if (!packer.ok()) return packer.status();
-  const PackedLayout& layout = packer->layout;
-  const int64_t each = int64_t{config.total_experts()} * size_of(config.dtype);
-  return PackedBytes{each * layout.w13_elements(config), each * layout.w2_elements(config)};
+  return bytes_of(config, packer->layout);
 }
 
 Status pack_weights(const MoeConfig& config, const void* w13, const void* w2, void* packed_w13,
                     void* packed_w2, const std::string& device) {
   const Result<Packer> packer = packer_of(config, device);
   if (!packer.ok()) return packer.status();
-  const auto bytes = packed_bytes(config, device);
-  if (!bytes.ok()) return bytes.status();
+  if (w13 == nullptr && w2 == nullptr && packed_w13 == nullptr && packed_w2 == nullptr) {
+    return invalid_argument("w13 is null, and w2 too: at least one must be given");
+  }
+  const PackedBytes bytes = bytes_of(config, packer->layout);
   const int64_t rows = int64_t{config.total_experts()} * size_of(config.dtype) * config.hidden_size;
   MOEJIT_RETURN_IF_ERROR(check_memory({{"w13", w13, rows * config.w13_rows(), false},
-                                       {"packed_w13", packed_w13, bytes->w13, true},
+                                       {"packed_w13", packed_w13, bytes.w13, true},
                                        {"w2", w2, rows * config.intermediate_size, false},
-                                       {"packed_w2", packed_w2, bytes->w2, true}}));
+                                       {"packed_w2", packed_w2, bytes.w2, true}}));
   if (config.dtype == DType::kF32) {
     pack<uint32_t>(config, *packer, w13, w2, packed_w13, packed_w2);
   } else {

@@ -42,20 +42,20 @@ std::string device_name(const std::string& environment) {
 
 // The preset's name, with its tensor-parallel degree, where the layer is one; else its sizes.
 std::string layer_name(const std::string& problem) {
-  const auto config = MoeConfig::from_json(problem);
+  auto config = MoeConfig::from_json(problem);
   if (!config.ok()) return problem;
+  const std::string packed = config->packed ? " packed" : "";
+  config->packed = false;
   for (const ModelPreset& preset : model_presets()) {
     for (int tp : {1, 2, 4, 8, 16}) {
       const auto shard = shard_tensor_parallel(preset.config, tp);
       if (shard.ok() && *shard == *config)
-        return preset.name + (tp > 1 ? " tp" + std::to_string(tp) : "");
+        return preset.name + (tp > 1 ? " tp" + std::to_string(tp) : "") + packed;
     }
   }
-  std::string name = "E" + std::to_string(config->num_experts) + " K" +
-                     std::to_string(config->top_k) + " H" + std::to_string(config->hidden_size) +
-                     " I" + std::to_string(config->intermediate_size) + " " +
-                     to_string(config->dtype);
-  return name;
+  return "E" + std::to_string(config->num_experts) + " K" + std::to_string(config->top_k) + " H" +
+         std::to_string(config->hidden_size) + " I" + std::to_string(config->intermediate_size) +
+         " " + to_string(config->dtype) + packed;
 }
 
 std::string routing_of(const std::string& policy) {

@@ -194,7 +194,7 @@ Status DeviceSelector::check(const MoeConfig& config) const {
 std::string short_name(const MoeConfig& config) {
   return "E" + std::to_string(config.total_experts()) + " K" + std::to_string(config.top_k) + " H" +
          std::to_string(config.hidden_size) + " I" + std::to_string(config.intermediate_size) +
-         " " + to_string(config.dtype);
+         " " + to_string(config.dtype) + (config.packed ? " packed" : "");
 }
 
 }  // namespace moejit::tools

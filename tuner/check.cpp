@@ -51,39 +51,23 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
   const double output_weight = config.weight_on_input ? 1 : weight;
   std::vector<double> x(static_cast<size_t>(h_size)), h(static_cast<size_t>(i_size));
   for (int64_t k = 0; k < h_size; ++k) x[static_cast<size_t>(k)] = load.x().at(token, k);
-  // A row of w13 (or of x, transposed) is one window of the pattern: hash it once, not per element.
+  std::vector<double> row(static_cast<size_t>(std::max(h_size, i_size)));
   const auto product = [&](int part, int64_t i) {
-    const int64_t row = part == 0 ? w.gate_row(i) : w.up_row(i);
+    w.w13_row(e, part, i, row.data());
     double sum = 0;
-    if (config.packed) {
-      for (int64_t k = 0; k < h_size; ++k)
-        sum += x[static_cast<size_t>(k)] * (part == 0 ? w.gate(e, i, k) : w.up(e, i, k));
-    } else if (config.transposed) {
-      for (int64_t k = 0; k < h_size; ++k)
-        sum += x[static_cast<size_t>(k)] * w.w13().at(e * h_size + k, row);
-    } else {
-      const PatternTensor& t = w.w13();
-      const int64_t offset = t.offset(e * config.w13_rows() + row);
-      for (int64_t k = 0; k < h_size; ++k)
-        sum += x[static_cast<size_t>(k)] * t.pattern->value(offset + k);
-    }
+    for (size_t k = 0; k < x.size(); ++k) sum += x[k] * row[k];
     sum *= input_weight;
-    return config.bias ? sum + w.b13().at(e, row) : sum;
+    if (!config.bias) return sum;
+    return sum + w.b13().at(e, part == 0 ? w.gate_row(i) : w.up_row(i));
   };
   for (int64_t i = 0; i < i_size; ++i) {
     const double g = product(0, i);
     h[static_cast<size_t>(i)] = activate(config, g, config.gated ? product(1, i) : 0);
   }
   for (int64_t n = 0; n < h_size; ++n) {
+    w.w2_row(e, n, row.data());
     double sum = 0;
-    if (config.transposed || config.packed) {
-      for (int64_t i = 0; i < i_size; ++i) sum += h[static_cast<size_t>(i)] * w.down(e, n, i);
-    } else {
-      const PatternTensor& t = w.w2();
-      const int64_t offset = t.offset(e * h_size + n);
-      for (int64_t i = 0; i < i_size; ++i)
-        sum += h[static_cast<size_t>(i)] * t.pattern->value(offset + i);
-    }
+    for (size_t i = 0; i < h.size(); ++i) sum += h[i] * row[i];
     if (config.bias) sum += w.b2().at(e, n);
     out[n] += output_weight * sum;
   }

@@ -129,9 +129,14 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
     PatternTensor w2{pattern2, 0x2, experts * (config.transposed ? i : h),
                      config.transposed ? h : i, nullptr};
     if (layout) {
-      w13.rows = experts * layout->w13_elements(config) / layout->step();
-      w2.rows = experts * layout->w2_elements(config) / layout->step();
-      w13.cols = w2.cols = layout->step();
+      // A window is as many steps as it may hold.
+      const auto cut = [&](int64_t per_expert, int64_t length, PatternTensor* t) {
+        const int64_t block = layout->block_rows() * length;
+        t->cols = block <= kWindowSlack ? block : layout->step();
+        t->rows = experts * per_expert / t->cols;
+      };
+      cut(layout->w13_elements(config), h, &w13);
+      cut(layout->w2_elements(config), i, &w2);
     }
     MOEJIT_RETURN_IF_ERROR(w13.fill(device, stop));
     MOEJIT_RETURN_IF_ERROR(w2.fill(device, stop));
@@ -159,30 +164,72 @@ int64_t Weights::up_row(int64_t i) const {
   return i + (config_.up_first ? 0 : config_.intermediate_size);
 }
 
-double Weights::packed_w13(int64_t e, int part, int64_t i, int64_t h) const {
-  const int64_t at = e * layout_->w13_elements(config_) + layout_->w13_at(config_, part, i, h);
-  return w13_[0].at(at / layout_->step(), at % layout_->step());
+int64_t Weights::w13_at(int64_t e, int part, int64_t i, int64_t h) const {
+  return e * layout_->w13_elements(config_) + layout_->w13_at(config_, part, i, h);
+}
+
+int64_t Weights::w2_at(int64_t e, int64_t h, int64_t i) const {
+  return e * layout_->w2_elements(config_) + layout_->w2_at(config_, h, i);
 }
 
 double Weights::gate(int64_t e, int64_t i, int64_t h) const {
-  if (layout_) return packed_w13(e, 0, i, h);
+  if (layout_) return w13_[0].at(w13_at(e, 0, i, h));
   return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, gate_row(i))
                             : w13_[0].at(e * config_.w13_rows() + gate_row(i), h);
 }
 
 double Weights::up(int64_t e, int64_t i, int64_t h) const {
-  if (layout_) return packed_w13(e, 1, i, h);
+  if (layout_) return w13_[0].at(w13_at(e, 1, i, h));
   return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, up_row(i))
                             : w13_[0].at(e * config_.w13_rows() + up_row(i), h);
 }
 
 double Weights::down(int64_t e, int64_t h, int64_t i) const {
-  if (layout_) {
-    const int64_t at = e * layout_->w2_elements(config_) + layout_->w2_at(config_, h, i);
-    return w2_[0].at(at / layout_->step(), at % layout_->step());
-  }
+  if (layout_) return w2_[0].at(w2_at(e, h, i));
   return config_.transposed ? w2_[0].at(e * config_.intermediate_size + i, h)
                             : w2_[0].at(e * config_.hidden_size + h, i);
+}
+
+namespace {
+
+// `length` elements from `first` on, `run` side by side at a time, all of one window of the
+// pattern, `step` from one run to the next. A window is found by a hash: once, not per element.
+void read_row(const PatternTensor& t, int64_t first, int64_t step, int64_t run, int64_t length,
+              double* out) {
+  int64_t window = -1, offset = 0;
+  for (int64_t k = 0; k < length; k += run, first += step) {
+    if (first / t.cols != window) {
+      window = first / t.cols;
+      offset = t.offset(window);
+    }
+    const int64_t begin = offset + first % t.cols;
+    for (int64_t j = 0; j < run; ++j) *out++ = t.pattern->value(begin + j);
+  }
+}
+
+}  // namespace
+
+void Weights::w13_row(int64_t e, int part, int64_t i, double* out) const {
+  const int64_t h = config_.hidden_size, n = config_.w13_rows();
+  const int64_t row = part == 0 ? gate_row(i) : up_row(i);
+  if (layout_) {
+    read_row(w13_[0], w13_at(e, part, i, 0), layout_->step(), layout_->depth, h, out);
+  } else if (config_.transposed) {
+    read_row(w13_[0], e * n * h + row, n, 1, h, out);
+  } else {
+    read_row(w13_[0], (e * n + row) * h, h, h, h, out);
+  }
+}
+
+void Weights::w2_row(int64_t e, int64_t row, double* out) const {
+  const int64_t h = config_.hidden_size, i = config_.intermediate_size;
+  if (layout_) {
+    read_row(w2_[0], w2_at(e, row, 0), layout_->step(), layout_->depth, i, out);
+  } else if (config_.transposed) {
+    read_row(w2_[0], e * i * h + row, h, 1, i, out);
+  } else {
+    read_row(w2_[0], (e * h + row) * i, i, i, i, out);
+  }
 }
 
 Result<std::shared_ptr<Workload>> Workload::make(std::shared_ptr<const Weights> weights,

@@ -42,6 +42,7 @@ struct PatternTensor {
 
   int64_t offset(int64_t row) const;  // of the row's window
   double at(int64_t row, int64_t col) const { return pattern->value(offset(row) + col); }
+  double at(int64_t element) const { return at(element / cols, element % cols); }
   int64_t bytes() const { return rows * cols * static_cast<int64_t>(pattern->element_bytes()); }
   // Allocates and writes; kCancelled soon after `stop` says so.
   Status fill(const Device& device, const std::function<bool()>& stop = {});
@@ -65,11 +66,16 @@ class Weights {
   double gate(int64_t e, int64_t i, int64_t h) const;
   double up(int64_t e, int64_t i, int64_t h) const;
   double down(int64_t e, int64_t h, int64_t i) const;
+  // The same of one row at once: gate or, with part 1, up i; out has H or I elements.
+  void w13_row(int64_t e, int part, int64_t i, double* out) const;
+  void w2_row(int64_t e, int64_t h, double* out) const;
   int64_t gate_row(int64_t i) const;
   int64_t up_row(int64_t i) const;
 
  private:
-  double packed_w13(int64_t e, int part, int64_t i, int64_t h) const;
+  // Elements of an expert's packed w13 and w2.
+  int64_t w13_at(int64_t e, int part, int64_t i, int64_t h) const;
+  int64_t w2_at(int64_t e, int64_t h, int64_t i) const;
 
   MoeConfig config_;
   std::optional<PackedLayout> layout_;  // where config_.packed

@@ -16,12 +16,12 @@ class PackedLayer : public Peer {
                                                     const void* w2, int threads) {
     moejit::MoeConfig config = plain;
     auto peer = std::make_unique<PackedLayer>();
-    const auto bytes = moejit::packed_bytes(config);
+    const auto bytes = moejit::packed_bytes(config, "cpu");
     if (!bytes.ok()) return bytes.status();
     peer->w13_ = huge_pages(static_cast<size_t>(bytes->w13));
     peer->w2_ = huge_pages(static_cast<size_t>(bytes->w2));
     MOEJIT_RETURN_IF_ERROR(
-        moejit::pack_weights(config, w13, w2, peer->w13_.get(), peer->w2_.get()));
+        moejit::pack_weights(config, w13, w2, peer->w13_.get(), peer->w2_.get(), "cpu"));
     config.packed = true;
     moejit::Options options;
     options.device = "cpu";

@@ -142,7 +142,8 @@ class CpuMoe : public Family {
   const char* name() const override { return "cpu_moe"; }
   BackendKind backend() const override { return BackendKind::kCpu; }
   const char* help() const override {
-    return "CPU: weights in place, panels of 16 rows packed beside the products, per-column sums";
+    return "CPU: weights in place, panels of 16 rows arranged beside the products, or packed "
+           "weights";
   }
 
   std::vector<Param> params() const override {
@@ -181,7 +182,7 @@ class CpuMoe : public Family {
     // The smallest block is always allowed, so that every layer has a legal schedule.
     const int32_t row_block = schedule.at("row_block");
     const int32_t smallest = smallest_row_block(config, target);
-    if (row_block < smallest) return refuse("row_block", "must be whole blocks of packed rows");
+    if (row_block < smallest) return refuse("row_block", "must be whole blocks of packed weights");
     if (row_block > smallest && row_block >= 2 * config.intermediate_size) {
       return refuse("row_block", "must be below 2 * intermediate_size (" +
                                      std::to_string(2 * config.intermediate_size) +

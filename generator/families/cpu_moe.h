@@ -1,7 +1,8 @@
 // Family "cpu_moe": the layer on a CPU (templates/cpu/). Weight rows are used in place as one
 // operand of dot products whose lanes run along K, in register tiles of 4 rows by up to 6 tokens;
 // the down product accumulates per block of output columns, so results do not depend on the number
-// of workers. One object serves every token count.
+// of workers. Packed weights (moejit/pack.h) have templates of their own, in which a lane is a row.
+// One object serves every token count.
 #pragma once
 
 #include "generator/family.h"

@@ -15,7 +15,7 @@ from .kernel import device_name, dtypes_of, packed_shapes, plain_shapes, refuse_
 _LINE = 64  # bytes of a cache line
 
 
-def pack_weights(config: ConfigLike, w13: Any, w2: Any, device: Any = "auto", *,
+def pack_weights(config: ConfigLike, w13: Any, w2: Any, device: Any = "cpu", *,
                  out: "Optional[Tuple[Any, Any]]" = None) -> Tuple[Any, Any]:
     """(packed_w13, packed_w2), for a kernel whose config is the same but for packed=True.
 

@@ -14,8 +14,9 @@ constexpr int kBlockRows = 2 * kLanes;               // gated w13: kLanes of gat
 constexpr int kBlockStep = kBlockRows * kDepth;      // elements of a step
 constexpr int kBlockTokens = kLanes == 16 ? 12 : 6;  // 2 x 12 accumulators of 32 registers
 constexpr i64 kBlockBytes = kBlockStep * (i64)sizeof(WElem);
-// Steps of a block that several passes of tokens read: they stay in the L1 meanwhile.
-constexpr i64 kBlockChunk = 16384 / kBlockBytes;
+// Steps whose products are summed in registers before they are added to the sums: a bound on what
+// rounding adds up to, the same for any number of tokens, whose bits therefore do not depend on it.
+constexpr i64 kBlockChunk = 512;
 // Elements of I that a block of w13 gives.
 constexpr int kBlockI = kGated ? kLanes : kBlockRows;
 
@@ -47,16 +48,17 @@ MOEJIT_INLINE void block_step(const WElem* w, const XElem* const (&x)[C], i64 k,
   }
 }
 
-// sums[c * kBlockRows + row] += `steps` steps of a block by C tokens, from element k of theirs on.
+// sums[c * kBlockRows + row] += `steps` steps of a block by C tokens, from element k of theirs on;
+// the first of them are not added to anything.
 template <int C>
 static __attribute__((noinline)) void block_tile(const WElem* w, const XElem* const* tokens, i64 k,
                                                  i64 steps, Fetch fetch, float* sums) {
   F acc[2][C];
   const XElem* x[C];
+  const bool first = k == 0;
   MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
     x[c] = tokens[c];
-    acc[0][c] = k == 0 ? F{} : load<F>(sums + c * kBlockRows);
-    acc[1][c] = k == 0 ? F{} : load<F>(sums + c * kBlockRows + kLanes);
+    acc[0][c] = acc[1][c] = F{};
   }
   const i64 end = k + steps * kDepth;
   // Rows are of whole 16 bytes, so of whole fours of steps.
@@ -67,8 +69,9 @@ static __attribute__((noinline)) void block_tile(const WElem* w, const XElem* co
     }
   }
   MOEJIT_UNROLL for (int c = 0; c < C; ++c) {
-    store<F>(sums + c * kBlockRows, acc[0][c]);
-    store<F>(sums + c * kBlockRows + kLanes, acc[1][c]);
+    float* to = sums + c * kBlockRows;
+    store<F>(to, first ? acc[0][c] : load<F>(to) + acc[0][c]);
+    store<F>(to + kLanes, first ? acc[1][c] : load<F>(to + kLanes) + acc[1][c]);
   }
 }
 
@@ -80,9 +83,10 @@ MOEJIT_INLINE void block_tile_if(int count, const WElem* w, const XElem* const* 
   }
 }
 
-// How far ahead of itself a pass fetches, where the hardware alone falls behind its arithmetic.
+// How far ahead of itself a pass fetches, where the hardware alone falls behind its arithmetic:
+// from 8 tokens on, or 4 where a vector of weights is half as long in memory.
 constexpr i64 kFetchAhead = 5 * 1024;
-constexpr int kFetchFrom = 8;  // tokens
+constexpr int kFetchFrom = kBlockBytes == 2 * 4 * kLanes ? 8 : 4;
 
 // sums[c * kBlockRows + row] = `length` elements of K of a block's rows by those of `count` tokens.
 // What lies behind comes to the L2 meanwhile, and after the block `following`.
@@ -92,21 +96,20 @@ static __attribute__((noinline)) void multiply_block(const WElem* block, i64 len
   const int passes = (count + kBlockTokens - 1) / kBlockTokens;
   const int size = count / passes, larger = count % passes;
   const i64 steps = length / kDepth;
-  const i64 chunk = passes == 1 ? steps : kBlockChunk;
   // Lines of four steps, or a pass's share of them.
   constexpr int kLines = 4 * (int)kBlockBytes / 64;
   const int lines = passes > 1 ? (kLines + passes - 1) / passes : count < kFetchFrom ? 0 : kLines;
   if (passes == 1 && following != (const char*)(block + steps * kBlockStep)) {
     for (i64 at = 0; at < kFetchAhead; at += 64) prefetch(following + at);
   }
-  for (i64 s = 0; s < steps; s += chunk) {
-    const i64 part = s + chunk < steps ? chunk : steps - s;
+  for (i64 s = 0; s < steps; s += kBlockChunk) {
+    const i64 part = s + kBlockChunk < steps ? kBlockChunk : steps - s;
     const WElem* w = block + s * kBlockStep;
     Fetch fetch = {following, lines};
     if (passes == 1) {
       fetch.next = (const char*)w + kFetchAhead;
-    } else if (s + chunk < steps) {
-      fetch.next = (const char*)(w + chunk * kBlockStep);
+    } else if (s + kBlockChunk < steps) {
+      fetch.next = (const char*)(w + kBlockChunk * kBlockStep);
     }
     for (int pass = 0, place = 0; pass < passes; ++pass) {
       const int tile = size + (pass < larger);

@@ -150,7 +150,9 @@ struct Operand {
   static inline __attribute__((always_inline)) F spread(const X* p) { return repeat(load<F4>(p)); }
   static inline __attribute__((always_inline)) F packed(const X* p) { return load<F>(p); }
   // One step of x for every lane (packed.h).
-  static inline __attribute__((always_inline)) F broadcast(const X* p) { return F{} + *p; }
+  static inline __attribute__((always_inline)) F broadcast(const X* p) {
+    return (F)(U{} + load<u32>(p));  // as bits: 0 + x is an addition, for the sake of -0
+  }
   // As packed: a vector of one row of weights, and one quad.
   static inline __attribute__((always_inline)) F w_quads(const WElem* p) { return w(p); }
   static inline __attribute__((always_inline)) void store_quad(X* to, const WElem* p) {

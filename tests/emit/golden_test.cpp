@@ -48,7 +48,9 @@ std::vector<Sample> samples() {
   exact.dtype = DType::kF32;
   exact.gated = false;
   exact.activation = Activation::kRelu2;
-  return {{"plain", plain, 1}, {"rich", rich, 256}, {"exact", exact, 64}};
+  MoeConfig packed = rich;
+  packed.packed = true;
+  return {{"plain", plain, 1}, {"rich", rich, 256}, {"exact", exact, 64}, {"packed", packed, 8}};
 }
 
 // Fixed, so that a sample does not depend on the machine.
