@@ -32,8 +32,8 @@ int64_t w13_row(const MoeConfig& c, int part, int64_t i) {
 // The rows of a block: at most 2 * 16, those below 0 zeros.
 using Rows = std::array<int64_t, 32>;
 
-// One block of `rows`, all `length` long. A line of one row
-// is read at a time: lines of several rows of an even stride would push each other out of the L1.
+// One block of `rows`, all `length` long. A line of one row is read at a time: lines of several
+// rows of an even stride would push each other out of the L1.
 template <typename T>
 void pack_block(const T* from, const Source& source, const Rows& rows, const PackedLayout& layout,
                 int64_t length, T* to) {

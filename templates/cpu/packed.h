@@ -15,7 +15,7 @@ constexpr int kBlockStep = kBlockRows * kDepth;      // elements of a step
 constexpr int kBlockTokens = kLanes == 16 ? 12 : 6;  // 2 x 12 accumulators of 32 registers
 constexpr i64 kBlockBytes = kBlockStep * (i64)sizeof(WElem);
 // Steps whose products are summed in registers before they are added to the sums: a bound on what
-// rounding adds up to, the same for any number of tokens, whose bits therefore do not depend on it.
+// rounding adds up to, the same for any number of tokens.
 constexpr i64 kBlockChunk = 512;
 // Elements of I that a block of w13 gives.
 constexpr int kBlockI = kGated ? kLanes : kBlockRows;
