@@ -87,8 +87,14 @@ void add_layer(File* file, Problem& p) {
   const LaunchArgs args = p.launch_args();
   const int64_t experts = c.total_experts();
   file->add("x", type_of(c.dtype), {args.num_tokens, c.hidden_size}, args.x);
-  file->add("w13", type_of(c.dtype), {experts, c.w13_rows(), c.hidden_size}, args.w13);
-  file->add("w2", type_of(c.dtype), {experts, c.hidden_size, c.intermediate_size}, args.w2);
+  std::vector<int64_t> w13 = {experts, c.w13_rows(), c.hidden_size};
+  std::vector<int64_t> w2 = {experts, c.hidden_size, c.intermediate_size};
+  if (c.transposed) {
+    std::swap(w13[1], w13[2]);
+    std::swap(w2[1], w2[2]);
+  }
+  file->add("w13", type_of(c.dtype), w13, args.w13);
+  file->add("w2", type_of(c.dtype), w2, args.w2);
   if (c.bias) {
     file->add("b13", type_of(c.dtype), {experts, c.w13_rows()}, args.b13);
     file->add("b2", type_of(c.dtype), {experts, c.hidden_size}, args.b2);
@@ -350,6 +356,56 @@ TEST(Run, RequireRefusesToCompile) {
   EXPECT_EQ(run(config, file, {"--require"}).code, 3) << "the cache is empty";
   ASSERT_EQ(run(config, file).code, 0);
   EXPECT_EQ(run(config, file, {"--require"}).code, 0) << "the kernel is in the cache now";
+}
+
+// The file's weights lie as the flags say, whether the layer packs them or not.
+TEST(Run, PackedWeightsGiveWhatTheFilesDo) {
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const int form : {0, 1, 2}) {
+      MoeConfig config = small_config(dtype);
+      config.hidden_size = 72;  // not whole blocks, nor is I
+      config.intermediate_size = 40;
+      config.transposed = form == 1;
+      config.interleaved = config.bias = form == 2;
+      SCOPED_TRACE(config.to_json());
+      Problem p = moejit_test::make_problem(config, {.tokens = 9});
+      File file;
+      add_layer(&file, p);
+      add_choices(&file, p);
+      Doubles outs[2];
+      for (const bool packed : {false, true}) {
+        const Output output =
+            run(config, file,
+                packed ? std::vector<std::string>{"--packed"} : std::vector<std::string>{});
+        ASSERT_EQ(output.code, 0) << output.err;
+        const auto result = outputs();
+        ASSERT_TRUE(result.ok()) << result.status().to_string();
+        expect_close(*result, p);
+        const auto written = MoeConfig::from_json(result->metadata().at("config"));
+        ASSERT_TRUE(written.ok());
+        EXPECT_EQ(written->packed, packed);
+        outs[packed ? 1 : 0] =
+            moejit_test::load(dtype, result->find("out")->data, static_cast<size_t>(9 * 72));
+      }
+      // Sums of another order: now and then the next number.
+      EXPECT_LE(moejit_test::worst_row_error(outs[1], outs[0], 72),
+                dtype == DType::kF32 ? 2e-6 : 2e-3);
+    }
+  }
+}
+
+TEST(Run, PackedWeightsAreRefusedByOtherDevices) {
+  const MoeConfig config = small_config(DType::kBF16);
+  Problem p = moejit_test::make_problem(config, {.tokens = 1});
+  File file;
+  add_layer(&file, p);
+  add_choices(&file, p);
+  const Output output =
+      moejit({"run", "--config", config_file(config).string(), "--inputs", file.write(), "--output",
+              (scratch() / "out.safetensors").string(), "-d", "sim:sm_90a", "--packed"});
+  EXPECT_EQ(output.code, 4) << output.err;
+  EXPECT_THAT(output.err, HasSubstr("packed = true"));
+  EXPECT_FALSE(fs::exists(scratch() / "out.safetensors"));
 }
 
 }  // namespace
