@@ -45,7 +45,6 @@ std::string emit_constants(const MoeConfig& config, const Schedule& schedule) {
   c.add("kTransposed", config.transposed);
   c.add("kInterleaved", config.interleaved);
   c.add("kUpFirst", config.up_first);
-  c.add("kPacked", config.packed);
   c.add("kNumSharedExperts", int64_t{config.num_shared_experts});
   c.add("kWeightOnInput", config.weight_on_input);
   c.add("kScoring", static_cast<int64_t>(config.router.scoring));

@@ -45,6 +45,12 @@ std::optional<PackedLayout> packed_layout(const MoeConfig& config, const Target&
   return PackedLayout{vectors.lanes, vectors.native_dot ? 2 : 1};
 }
 
+int64_t w13_row(const MoeConfig& config, int part, int64_t i) {
+  if (!config.gated) return i;
+  const int place = config.up_first ? 1 - part : part;
+  return config.interleaved ? 2 * i + place : place * int64_t{config.intermediate_size} + i;
+}
+
 WeightElements weight_elements(const MoeConfig& config, const Target& target) {
   const int64_t experts = config.total_experts();
   const auto layout = config.packed ? packed_layout(config, target) : std::nullopt;

@@ -1,6 +1,6 @@
-// Where the elements of packed weights lie (MoeConfig::packed): for pack_weights, which writes
-// them, the tuner, which checks results against them, and the generator. templates/cpu/packed.h
-// reads it.
+// Where the elements of weights lie, above all of packed ones (MoeConfig::packed): for
+// pack_weights, which writes them, the tuner, which checks results against them, and launches,
+// which know what they span. templates/cpu/packed.h reads them.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,9 @@ struct PackedLayout {
 
 // None where no kernel of the target reads packed weights.
 std::optional<PackedLayout> packed_layout(const MoeConfig& config, const Target& target);
+
+// The row of w13 in place (column, where transposed) that gives gate i or, with part 1, up i.
+int64_t w13_row(const MoeConfig& config, int part, int64_t i);
 
 // Elements of the layer's w13 and w2, packed or not.
 struct WeightElements {

@@ -262,6 +262,7 @@ Result<Kernel> make_kernel(const MoeConfig& config, const Options& options) {
   state->options = options;
   state->device = *device;
   state->device_name = (*device)->info().name;
+  state->weights = internal::weight_elements(config, (*device)->info().target);
   state->max_tokens = options.max_tokens;
   state->publish(*std::move(plans));
   internal::note_kernel(state);

@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "generator/packed_layout.h"
 #include "runtime/background.h"
+#include "runtime/memory.h"
 #include "runtime/state.h"
 
 namespace moejit {
@@ -19,27 +19,14 @@ int64_t round_up(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+using internal::check_apart;
+using internal::check_pointer;
+using internal::Memory;
 using internal::plan_workspace;
 
 // Ids and weights that a routed launch makes, behind the kernel's own regions.
 int64_t routed_bytes(const MoeConfig& config, int64_t tokens) {
   return 2 * round_up(tokens * config.top_k * 4);
-}
-
-std::string hex_address(const void* pointer) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%p", pointer);
-  return text;
-}
-
-Status check_pointer(const char* field, const void* pointer, uintptr_t alignment) {
-  if (pointer == nullptr)
-    return invalid_argument(std::string(field) + " = null: must point to the tensor");
-  if (reinterpret_cast<uintptr_t>(pointer) % alignment != 0) {
-    return invalid_argument(std::string(field) + " = " + hex_address(pointer) +
-                            ": must be aligned to " + std::to_string(alignment) + " bytes");
-  }
-  return {};
 }
 
 // The checks that both kinds of launch share. Args: LaunchArgs or RoutedLaunchArgs.
@@ -77,19 +64,6 @@ Status check_workspace(const MoeConfig& config, const LaunchPlan& plan, int64_t 
   return {};
 }
 
-struct Memory {
-  const char* field;
-  const void* start;
-  int64_t bytes;
-};
-
-bool overlap(const Memory& a, const Memory& b) {
-  const auto first = reinterpret_cast<uintptr_t>(a.start);
-  const auto second = reinterpret_cast<uintptr_t>(b.start);
-  return first < second ? second - first < static_cast<uintptr_t>(a.bytes)
-                        : first - second < static_cast<uintptr_t>(b.bytes);
-}
-
 // What a launch writes may lie over nothing that it reads. `also` is what its kind has besides.
 template <typename Args>
 Status check_overlaps(const Kernel::State& state, const Args& args, int64_t workspace_bytes,
@@ -100,23 +74,16 @@ Status check_overlaps(const Kernel::State& state, const Args& args, int64_t work
   const Memory out{"out", args.out, args.num_tokens * row};
   const Memory workspace{"workspace", args.workspace, workspace_bytes};
   const auto check = [&](const Memory& read) -> Status {
-    for (const Memory* written : {&out, &workspace}) {
-      if (read.start == nullptr || !overlap(*written, read)) continue;
-      return invalid_argument(std::string(written->field) + " = " + hex_address(written->start) +
-                              ": must not overlap " + read.field + ", " +
-                              std::to_string(read.bytes) + " bytes at " + hex_address(read.start));
-    }
-    return {};
+    MOEJIT_RETURN_IF_ERROR(check_apart(out, read));
+    return check_apart(workspace, read);
   };
   MOEJIT_RETURN_IF_ERROR(check({"x", args.x, args.num_tokens * row}));
-  const auto weights = internal::weight_elements(config, state.device->info().target);
-  MOEJIT_RETURN_IF_ERROR(check({"w13", args.w13, weights.w13 * element}));
-  MOEJIT_RETURN_IF_ERROR(check({"w2", args.w2, weights.w2 * element}));
+  MOEJIT_RETURN_IF_ERROR(check({"w13", args.w13, state.weights.w13 * element}));
+  MOEJIT_RETURN_IF_ERROR(check({"w2", args.w2, state.weights.w2 * element}));
   MOEJIT_RETURN_IF_ERROR(check({"b13", args.b13, experts * config.w13_rows() * element}));
   MOEJIT_RETURN_IF_ERROR(check({"b2", args.b2, experts * row}));
   for (const Memory& read : also) MOEJIT_RETURN_IF_ERROR(check(read));
-  if (overlap(out, workspace)) return invalid_argument("out: must not overlap workspace");
-  return {};
+  return check_apart(out, workspace);
 }
 
 Status check_ids(const Kernel::State& state, const LaunchArgs& args) {

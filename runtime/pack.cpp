@@ -6,28 +6,22 @@
 #include <cstring>
 #include <exception>
 #include <thread>
-#include <tuple>
 #include <vector>
 
 #include "backends/backend.h"
 #include "generator/packed_layout.h"
+#include "runtime/memory.h"
 
 namespace moejit {
 namespace {
 
+using internal::Memory;
 using internal::PackedLayout;
 
 // One expert's weights in place: element (row, k) is at row * row_stride + k * k_stride.
 struct Source {
   int64_t row_stride, k_stride;
 };
-
-// The row of w13 that gives gate i or, with part 1, up i.
-int64_t w13_row(const MoeConfig& c, int part, int64_t i) {
-  if (!c.gated) return i;
-  const int place = c.up_first ? 1 - part : part;
-  return c.interleaved ? 2 * i + place : place * int64_t{c.intermediate_size} + i;
-}
 
 // The rows of a block: at most 2 * 16, those below 0 zeros.
 using Rows = std::array<int64_t, 32>;
@@ -62,7 +56,7 @@ void pack_w13(const MoeConfig& c, const PackedLayout& layout, const T* from, int
   for (int64_t r = 0; r < layout.block_rows(); ++r) {
     const int64_t i = block * per_block + r % per_block;
     rows[static_cast<size_t>(r)] =
-        i < c.intermediate_size ? w13_row(c, r >= per_block ? 1 : 0, i) : -1;
+        i < c.intermediate_size ? internal::w13_row(c, r >= per_block ? 1 : 0, i) : -1;
   }
   const Source source = c.transposed ? Source{1, c.w13_rows()} : Source{c.hidden_size, 1};
   pack_block(from, source, rows, layout, c.hidden_size, to);
@@ -139,37 +133,12 @@ PackedBytes bytes_of(const MoeConfig& config, const PackedLayout& layout) {
   return {each * layout.w13_elements(config), each * layout.w2_elements(config)};
 }
 
-struct Memory {
-  std::string field;
-  const void* start;
-  int64_t bytes;
-  bool written;
-};
-
-Status check_memory(const std::vector<Memory>& all) {
-  for (size_t i = 0; i < all.size(); i += 2) {
-    const Memory &from = all[i], &to = all[i + 1];
-    if ((from.start == nullptr) == (to.start == nullptr)) continue;
-    const auto& [missing, other] = from.start == nullptr ? std::tie(from, to) : std::tie(to, from);
-    return invalid_argument(missing.field + " is null: must be given, as " + other.field + " is");
-  }
-  for (const Memory& m : all) {
-    if (reinterpret_cast<uintptr_t>(m.start) % 16 != 0) {
-      return invalid_argument(m.field + ": must be 16-byte aligned");
-    }
-  }
-  for (const Memory& a : all) {
-    for (const Memory& b : all) {
-      if (&a == &b || !a.written || a.start == nullptr || b.start == nullptr) continue;
-      const auto begin = reinterpret_cast<uintptr_t>(a.start);
-      const auto other = reinterpret_cast<uintptr_t>(b.start);
-      if (begin < other + static_cast<uintptr_t>(b.bytes) &&
-          other < begin + static_cast<uintptr_t>(a.bytes)) {
-        return invalid_argument(a.field + ": must not overlap " + b.field);
-      }
-    }
-  }
-  return {};
+// One tensor and where it is packed to; neither, or both.
+Status check_pair(const Memory& from, const Memory& to) {
+  if (from.start == nullptr && to.start == nullptr) return {};
+  MOEJIT_RETURN_IF_ERROR(internal::check_pointer(from.field, from.start, 16));
+  MOEJIT_RETURN_IF_ERROR(internal::check_pointer(to.field, to.start, 16));
+  return internal::check_apart(to, from);
 }
 
 }  // namespace
@@ -187,14 +156,18 @@ Status pack_weights(const MoeConfig& config, const void* w13, const void* w2, vo
   const Result<Packer> packer = packer_of(config, device);
   if (!packer.ok()) return packer.status();
   if (w13 == nullptr && w2 == nullptr && packed_w13 == nullptr && packed_w2 == nullptr) {
-    return invalid_argument("w13 is null, and w2 too: at least one must be given");
+    return invalid_argument("w13 = null, and w2 too: at least one must point to the tensor");
   }
   const PackedBytes bytes = bytes_of(config, packer->layout);
   const int64_t rows = int64_t{config.total_experts()} * size_of(config.dtype) * config.hidden_size;
-  MOEJIT_RETURN_IF_ERROR(check_memory({{"w13", w13, rows * config.w13_rows(), false},
-                                       {"packed_w13", packed_w13, bytes.w13, true},
-                                       {"w2", w2, rows * config.intermediate_size, false},
-                                       {"packed_w2", packed_w2, bytes.w2, true}}));
+  const Memory from13{"w13", w13, rows * config.w13_rows()};
+  const Memory from2{"w2", w2, rows * config.intermediate_size};
+  const Memory to13{"packed_w13", packed_w13, bytes.w13}, to2{"packed_w2", packed_w2, bytes.w2};
+  MOEJIT_RETURN_IF_ERROR(check_pair(from13, to13));
+  MOEJIT_RETURN_IF_ERROR(check_pair(from2, to2));
+  MOEJIT_RETURN_IF_ERROR(internal::check_apart(to13, from2));
+  MOEJIT_RETURN_IF_ERROR(internal::check_apart(to2, from13));
+  MOEJIT_RETURN_IF_ERROR(internal::check_apart(to13, to2));
   if (config.dtype == DType::kF32) {
     pack<uint32_t>(config, *packer, w13, w2, packed_w13, packed_w2);
   } else {

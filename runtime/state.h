@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "generator/packed_layout.h"
 #include "moejit/moejit.h"
 #include "runtime/library.h"
 
@@ -35,6 +36,7 @@ struct Kernel::State {
   MoeConfig config;
   const internal::Device* device = nullptr;
   std::string device_name;
+  internal::WeightElements weights;
   int64_t max_tokens = 0;
   // Where pointers lie is asked on a handle's first good launch only: whoever passes host pointers
   // to a GPU does so from the start.

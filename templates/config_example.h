@@ -17,7 +17,6 @@ constexpr double kSwigluLimit = 7.0;
 constexpr bool kTransposed = false;
 constexpr bool kInterleaved = false;
 constexpr bool kUpFirst = false;
-constexpr bool kPacked = false;
 constexpr int kNumSharedExperts = 0;
 constexpr bool kWeightOnInput = false;
 constexpr int kScoring = 0;

@@ -58,7 +58,7 @@ void add_expert(const Workload& load, int64_t token, int64_t e, double weight, d
     for (size_t k = 0; k < x.size(); ++k) sum += x[k] * row[k];
     sum *= input_weight;
     if (!config.bias) return sum;
-    return sum + w.b13().at(e, part == 0 ? w.gate_row(i) : w.up_row(i));
+    return sum + w.b13().at(e, w13_row(config, part, i));
   };
   for (int64_t i = 0; i < i_size; ++i) {
     const double g = product(0, i);

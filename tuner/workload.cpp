@@ -108,9 +108,8 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
   const int64_t h = config.hidden_size, i = config.intermediate_size, n = config.w13_rows();
   if (config.packed) weights->layout_ = packed_layout(config, device.info().target);
   const std::optional<PackedLayout>& layout = weights->layout_;
-  const int64_t elements =
-      layout ? layout->w13_elements(config) + layout->w2_elements(config) : n * h + h * i;
-  const int64_t bytes = experts * elements * size_of(config.dtype);
+  const WeightElements elements = weight_elements(config, device.info().target);
+  const int64_t bytes = (elements.w13 + elements.w2) * size_of(config.dtype);
   const int64_t available = device.info().memory_bytes;
   if (available > 0 && static_cast<double>(bytes) > 0.9 * static_cast<double>(available)) {
     return Status(StatusCode::kOutOfMemory,
@@ -130,13 +129,13 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
                      config.transposed ? h : i, nullptr};
     if (layout) {
       // A window is as many steps as it may hold.
-      const auto cut = [&](int64_t per_expert, int64_t length, PatternTensor* t) {
+      const auto cut = [&](int64_t all, int64_t length, PatternTensor* t) {
         const int64_t block = layout->block_rows() * length;
         t->cols = block <= kWindowSlack ? block : layout->step();
-        t->rows = experts * per_expert / t->cols;
+        t->rows = all / t->cols;
       };
-      cut(layout->w13_elements(config), h, &w13);
-      cut(layout->w2_elements(config), i, &w2);
+      cut(elements.w13, h, &w13);
+      cut(elements.w2, i, &w2);
     }
     MOEJIT_RETURN_IF_ERROR(w13.fill(device, stop));
     MOEJIT_RETURN_IF_ERROR(w2.fill(device, stop));
@@ -153,83 +152,47 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
   return std::shared_ptr<const Weights>(std::move(weights));
 }
 
-int64_t Weights::gate_row(int64_t i) const {
-  if (!config_.gated) return i;
-  if (config_.interleaved) return 2 * i + (config_.up_first ? 1 : 0);
-  return i + (config_.up_first ? config_.intermediate_size : 0);
-}
-
-int64_t Weights::up_row(int64_t i) const {
-  if (config_.interleaved) return 2 * i + (config_.up_first ? 0 : 1);
-  return i + (config_.up_first ? 0 : config_.intermediate_size);
-}
-
 int64_t Weights::w13_at(int64_t e, int part, int64_t i, int64_t h) const {
-  return e * layout_->w13_elements(config_) + layout_->w13_at(config_, part, i, h);
+  const int64_t hidden = config_.hidden_size, rows = config_.w13_rows();
+  if (layout_) return e * layout_->w13_elements(config_) + layout_->w13_at(config_, part, i, h);
+  const int64_t row = internal::w13_row(config_, part, i);
+  return e * rows * hidden + (config_.transposed ? h * rows + row : row * hidden + h);
 }
 
 int64_t Weights::w2_at(int64_t e, int64_t h, int64_t i) const {
-  return e * layout_->w2_elements(config_) + layout_->w2_at(config_, h, i);
+  const int64_t hidden = config_.hidden_size, inner = config_.intermediate_size;
+  if (layout_) return e * layout_->w2_elements(config_) + layout_->w2_at(config_, h, i);
+  return e * hidden * inner + (config_.transposed ? i * hidden + h : h * inner + i);
 }
 
-double Weights::gate(int64_t e, int64_t i, int64_t h) const {
-  if (layout_) return w13_[0].at(w13_at(e, 0, i, h));
-  return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, gate_row(i))
-                            : w13_[0].at(e * config_.w13_rows() + gate_row(i), h);
-}
-
-double Weights::up(int64_t e, int64_t i, int64_t h) const {
-  if (layout_) return w13_[0].at(w13_at(e, 1, i, h));
-  return config_.transposed ? w13_[0].at(e * config_.hidden_size + h, up_row(i))
-                            : w13_[0].at(e * config_.w13_rows() + up_row(i), h);
-}
-
-double Weights::down(int64_t e, int64_t h, int64_t i) const {
-  if (layout_) return w2_[0].at(w2_at(e, h, i));
-  return config_.transposed ? w2_[0].at(e * config_.intermediate_size + i, h)
-                            : w2_[0].at(e * config_.hidden_size + h, i);
-}
-
-namespace {
-
-// `length` elements from `first` on, `run` side by side at a time, all of one window of the
-// pattern, `step` from one run to the next. A window is found by a hash: once, not per element.
-void read_row(const PatternTensor& t, int64_t first, int64_t step, int64_t run, int64_t length,
-              double* out) {
+// `length` elements from `first` on. A window of the pattern, in which whole runs lie, is found by
+// a hash: once, not per element.
+void Weights::read_row(const PatternTensor& t, int64_t first, Runs runs, int64_t length,
+                       double* out) {
   int64_t window = -1, offset = 0;
-  for (int64_t k = 0; k < length; k += run, first += step) {
+  for (int64_t k = 0; k < length; k += runs.run, first += runs.step) {
     if (first / t.cols != window) {
       window = first / t.cols;
       offset = t.offset(window);
     }
     const int64_t begin = offset + first % t.cols;
-    for (int64_t j = 0; j < run; ++j) *out++ = t.pattern->value(begin + j);
+    for (int64_t j = 0; j < runs.run; ++j) *out++ = t.pattern->value(begin + j);
   }
 }
-
-}  // namespace
 
 void Weights::w13_row(int64_t e, int part, int64_t i, double* out) const {
-  const int64_t h = config_.hidden_size, n = config_.w13_rows();
-  const int64_t row = part == 0 ? gate_row(i) : up_row(i);
-  if (layout_) {
-    read_row(w13_[0], w13_at(e, part, i, 0), layout_->step(), layout_->depth, h, out);
-  } else if (config_.transposed) {
-    read_row(w13_[0], e * n * h + row, n, 1, h, out);
-  } else {
-    read_row(w13_[0], (e * n + row) * h, h, h, h, out);
-  }
+  const Runs runs = runs_of(config_.w13_rows(), config_.hidden_size);
+  read_row(w13_[0], w13_at(e, part, i, 0), runs, config_.hidden_size, out);
 }
 
-void Weights::w2_row(int64_t e, int64_t row, double* out) const {
-  const int64_t h = config_.hidden_size, i = config_.intermediate_size;
-  if (layout_) {
-    read_row(w2_[0], w2_at(e, row, 0), layout_->step(), layout_->depth, i, out);
-  } else if (config_.transposed) {
-    read_row(w2_[0], e * i * h + row, h, 1, i, out);
-  } else {
-    read_row(w2_[0], (e * h + row) * i, i, i, i, out);
-  }
+void Weights::w2_row(int64_t e, int64_t h, double* out) const {
+  const Runs runs = runs_of(config_.hidden_size, config_.intermediate_size);
+  read_row(w2_[0], w2_at(e, h, 0), runs, config_.intermediate_size, out);
+}
+
+Weights::Runs Weights::runs_of(int64_t rows, int64_t length) const {
+  if (layout_) return {layout_->step(), layout_->depth};
+  return config_.transposed ? Runs{rows, 1} : Runs{length, length};
 }
 
 Result<std::shared_ptr<Workload>> Workload::make(std::shared_ptr<const Weights> weights,

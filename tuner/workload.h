@@ -63,17 +63,22 @@ class Weights {
   const MoeConfig& config() const { return config_; }
 
   // w13[e][row][k] and w2[e][n][k] by the meaning of the layout flags; gate and up by I index.
-  double gate(int64_t e, int64_t i, int64_t h) const;
-  double up(int64_t e, int64_t i, int64_t h) const;
-  double down(int64_t e, int64_t h, int64_t i) const;
+  double gate(int64_t e, int64_t i, int64_t h) const { return w13_[0].at(w13_at(e, 0, i, h)); }
+  double up(int64_t e, int64_t i, int64_t h) const { return w13_[0].at(w13_at(e, 1, i, h)); }
+  double down(int64_t e, int64_t h, int64_t i) const { return w2_[0].at(w2_at(e, h, i)); }
   // The same of one row at once: gate or, with part 1, up i; out has H or I elements.
   void w13_row(int64_t e, int part, int64_t i, double* out) const;
   void w2_row(int64_t e, int64_t h, double* out) const;
-  int64_t gate_row(int64_t i) const;
-  int64_t up_row(int64_t i) const;
 
  private:
-  // Elements of an expert's packed w13 and w2.
+  // Elements of a row that lie side by side, and the distance from one such run to the next.
+  struct Runs {
+    int64_t step, run;
+  };
+  Runs runs_of(int64_t rows, int64_t length) const;
+  static void read_row(const PatternTensor& t, int64_t first, Runs runs, int64_t length,
+                       double* out);
+  // Elements of the tensors.
   int64_t w13_at(int64_t e, int part, int64_t i, int64_t h) const;
   int64_t w2_at(int64_t e, int64_t h, int64_t i) const;
 

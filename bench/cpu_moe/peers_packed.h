@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdio>
 #include <stdexcept>
 
 #include "bench/cpu_moe/peer.h"
@@ -20,8 +21,12 @@ class PackedLayer : public Peer {
     if (!bytes.ok()) return bytes.status();
     peer->w13_ = huge_pages(static_cast<size_t>(bytes->w13));
     peer->w2_ = huge_pages(static_cast<size_t>(bytes->w2));
+    const auto start = std::chrono::steady_clock::now();
     MOEJIT_RETURN_IF_ERROR(
         moejit::pack_weights(config, w13, w2, peer->w13_.get(), peer->w2_.get(), "cpu"));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    std::fprintf(stderr, "packing: %.2f s, %.2f GB/s\n", took.count(),
+                 static_cast<double>(bytes->w13 + bytes->w2) / took.count() * 1e-9);
     config.packed = true;
     moejit::Options options;
     options.device = "cpu";

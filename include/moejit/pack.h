@@ -2,7 +2,7 @@
 // them, for callers that own the weights and can afford to arrange them once, when a model is
 // loaded. From 3 to 12 tokens of an expert on one stream of memory is read faster than rows that
 // lie apart, and above that a kernel has nothing to arrange itself. Measured on Zen 4: bf16 with
-// AVX512_BF16 as fast to half as fast again; f32 up to 18 % faster; f16, and bf16 without those
+// AVX512_BF16 level to 1.6 times as fast; f32 up to 18 % faster; f16, and bf16 without those
 // instructions on 512 bits, level, and 5 to 9 % slower from 32 tokens on (docs/performance_cpu.md).
 #pragma once
 
@@ -39,8 +39,9 @@ Result<PackedBytes> packed_bytes(const MoeConfig& config, const std::string& dev
 // 8; a gated w13 has L rows of gate and then the same L of up in a block, everything else rows in
 // order; within a block [K / D][2 L][D], D = 2 for bf16 with AVX512_BF16, else 1.
 //
-// Thread-safe; uses as many threads as launches on the device. Measured on two cores: 4 GB of
-// weights a second, 1 GB where they are transposed.
+// Thread-safe; uses as many threads as launches on the device. Costs a read of the weights and a
+// write of the copy: 2.8 GB took 1 to 4 s on two cores, the first touch of the copy's pages above
+// all; more where the weights are transposed.
 Status pack_weights(const MoeConfig& config, const void* w13, const void* w2, void* packed_w13,
                     void* packed_w2, const std::string& device = "auto");
 

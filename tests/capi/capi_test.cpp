@@ -11,29 +11,18 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "tests/capi/handles.h"
 #include "tests/generators/problem.h"
 
 namespace {
 
+using moejit_test::Config;
+using moejit_test::config_of;
 using moejit_test::GuardedBuffer;
+using moejit_test::Kernel;
 using moejit_test::make_problem;
 using moejit_test::Problem;
 using moejit_test::worst_row_error;
-
-struct ConfigDeleter {
-  void operator()(moejit_config* config) const { moejit_config_destroy(config); }
-};
-struct KernelDeleter {
-  void operator()(moejit_kernel* kernel) const { moejit_kernel_destroy(kernel); }
-};
-using Config = std::unique_ptr<moejit_config, ConfigDeleter>;
-using Kernel = std::unique_ptr<moejit_kernel, KernelDeleter>;
-
-Config config_of(const moejit::MoeConfig& config) {
-  moejit_config* made = nullptr;
-  EXPECT_EQ(moejit_config_from_json(config.to_json().c_str(), &made), MOEJIT_OK);
-  return Config(made);
-}
 
 Config small_config() {
   return config_of({.num_experts = 8, .top_k = 2, .hidden_size = 64, .intermediate_size = 48});

@@ -8,29 +8,18 @@
 #include <string>
 
 #include "moejit/moejit_c.h"
+#include "tests/capi/handles.h"
 #include "tests/generators/problem.h"
 
 namespace {
 
+using moejit_test::Config;
+using moejit_test::config_of;
 using moejit_test::GuardedBuffer;
+using moejit_test::Kernel;
 using moejit_test::make_problem;
 using moejit_test::Problem;
 using moejit_test::worst_row_error;
-
-struct ConfigDeleter {
-  void operator()(moejit_config* config) const { moejit_config_destroy(config); }
-};
-struct KernelDeleter {
-  void operator()(moejit_kernel* kernel) const { moejit_kernel_destroy(kernel); }
-};
-using Config = std::unique_ptr<moejit_config, ConfigDeleter>;
-using Kernel = std::unique_ptr<moejit_kernel, KernelDeleter>;
-
-Config config_of(const moejit::MoeConfig& config) {
-  moejit_config* made = nullptr;
-  EXPECT_EQ(moejit_config_from_json(config.to_json().c_str(), &made), MOEJIT_OK);
-  return Config(made);
-}
 
 // Neither H nor I is whole blocks.
 moejit::MoeConfig layer_of(moejit::DType dtype) {
@@ -144,11 +133,17 @@ TEST_P(CApiPack, OnePairAlone) {
   // Half a pair is none.
   const void* from = problem_.w13.data();
   EXPECT_EQ(pack(from, nullptr, nullptr, nullptr), MOEJIT_INVALID_ARGUMENT);
-  EXPECT_EQ(std::string(moejit_last_error()).rfind("packed_w13 is null: must be", 0), 0u)
+  EXPECT_EQ(std::string(moejit_last_error()).rfind("packed_w13 = null: must point", 0), 0u)
       << moejit_last_error();
   EXPECT_EQ(pack(from, nullptr, w13.data(), w2.data()), MOEJIT_INVALID_ARGUMENT);
-  EXPECT_EQ(std::string(moejit_last_error()).rfind("w2 is null: must be", 0), 0u)
+  EXPECT_EQ(std::string(moejit_last_error()).rfind("w2 = null: must point", 0), 0u)
       << moejit_last_error();
+}
+
+std::string hex(const void* pointer) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%p", pointer);
+  return text;
 }
 
 TEST_P(CApiPack, PointersAreChecked) {
@@ -158,7 +153,8 @@ TEST_P(CApiPack, PointersAreChecked) {
                         packed_w2_.as<char>()};
     pointers[which] += 8;
     EXPECT_EQ(pack(pointers[0], pointers[1], pointers[2], pointers[3]), MOEJIT_INVALID_ARGUMENT);
-    EXPECT_EQ(moejit_last_error(), names[which] + std::string(": must be 16-byte aligned"));
+    EXPECT_EQ(moejit_last_error(), names[which] + std::string(" = ") + hex(pointers[which]) +
+                                       ": must be aligned to 16 bytes");
   }
   // Of the same address, and by the last 16 bytes at either end.
   char* w13 = problem_.w13.as<char>();
@@ -166,16 +162,24 @@ TEST_P(CApiPack, PointersAreChecked) {
   const auto plain_w13 = static_cast<ptrdiff_t>(problem_.w13.size());
   for (const ptrdiff_t at : {ptrdiff_t{0}, plain_w13 - 16, 16 - ptrdiff_t{w13_bytes_}}) {
     EXPECT_EQ(pack(w13, w2, w13 + at, packed_w2_.data()), MOEJIT_INVALID_ARGUMENT) << at;
-    EXPECT_EQ(std::string(moejit_last_error()).rfind("packed_w13: must not overlap w", 0), 0u)
+    EXPECT_EQ(std::string(moejit_last_error())
+                  .rfind("packed_w13 = " + hex(w13 + at) + ": must not overlap w", 0),
+              0u)
         << moejit_last_error();
   }
   EXPECT_EQ(pack(w13, w2, packed_w13_.data(), w2 + 16), MOEJIT_INVALID_ARGUMENT);
   // It may reach what lies behind, too.
-  EXPECT_EQ(std::string(moejit_last_error()).rfind("packed_w2: must not overlap w", 0), 0u)
+  EXPECT_EQ(std::string(moejit_last_error())
+                .rfind("packed_w2 = " + hex(w2 + 16) + ": must not overlap w", 0),
+            0u)
       << moejit_last_error();
   // Nor across the pairs.
   EXPECT_EQ(pack(w13, w2, packed_w13_.data(), packed_w13_.data()), MOEJIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(moejit_last_error(), "packed_w13: must not overlap packed_w2");
+  EXPECT_EQ(
+      std::string(moejit_last_error())
+          .rfind("packed_w13 = " + hex(packed_w13_.data()) + ": must not overlap packed_w2, ", 0),
+      0u)
+      << moejit_last_error();
   EXPECT_TRUE(problem_.intact());
   // Nothing was written.
   GuardedBuffer untouched(packed_w13_.size(), 16);

@@ -224,7 +224,7 @@ TEST_F(GetKernelOnCpu, WhatALaunchWritesMayLieOverNothingElse) {
   refused("must not overlap topk_weights", places[3], places[5]);
   refused("must not overlap topk_ids", places[6], places[5]);
   refused("workspace = ", places[4], places[1]);
-  refused("out: must not overlap workspace", places[5], places[5]);
+  refused("must not overlap workspace, ", places[5], places[5]);
 
   const std::vector<float> logits(kTokens * 8, 0.0f);
   moejit::RoutedLaunchArgs routed{.num_tokens = kTokens,
