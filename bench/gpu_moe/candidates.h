@@ -20,7 +20,7 @@ struct Arguments {
   std::vector<int64_t> tokens;
   int samples = 3, repeats = 20, rounds = 1;
   double check_operations = 3e8;
-  bool entries = false, routed = false, best = false;
+  bool entries = false, routed = false, best = false, beside = false;
 };
 
 struct Built {

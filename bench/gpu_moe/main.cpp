@@ -2,7 +2,8 @@
 //   gpu_moe check [--samples N]                every family on layers that use every config field
 //   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
 //   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
-//                [--routed 1] [--best 1] [--entries 1] [--rounds N]
+//                [--routed 1] [--best 1] [--entries 1] [--rounds N] [--beside 1]
+//       --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
 //   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
 // One table per run on stdout; --json FILE writes the same as JSON lines.
 #include <algorithm>
@@ -129,6 +130,19 @@ int run_compile(const Device& device, const Arguments& args) {
   return bad == 0 ? 0 : 1;
 }
 
+constexpr int64_t kLibrarySize = 8192;
+
+Result<double> library_flops(const Device& device) {
+  auto product = LibraryProduct::make(device, kLibrarySize);
+  if (!product.ok()) return product.status();
+  return (*product)->flops(device);
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 int run_limits(const Device& device, std::FILE* json) {
   const auto limits = probe_limits(device, DType::kBF16);
   if (!limits.ok()) {
@@ -139,7 +153,7 @@ int run_limits(const Device& device, std::FILE* json) {
               limits->read_bytes_per_s * 1e-12, limits->dot_flops_per_s * 1e-12,
               limits->launch_s * 1e6);
   double cublas = 0;
-  const auto rate = gpu_bench::cublas_flops(device, 8192);
+  const auto rate = library_flops(device);
   if (rate.ok()) cublas = *rate;
   std::printf("cuBLAS bf16 8192^3: %s\n", rate.ok()
                                               ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str()
@@ -203,8 +217,13 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   const DeviceLimits limits =
       probed.ok() ? *probed : guess_limits(device.info().target, config.dtype);
   DeviceLimits reachable = limits;
-  if (const auto rate = gpu_bench::cublas_flops(device, 8192); rate.ok())
-    reachable.dot_flops_per_s = *rate;
+  const auto product = LibraryProduct::make(device, kLibrarySize);
+  if (product.ok()) {
+    if (const auto rate = (*product)->flops(device); rate.ok()) reachable.dot_flops_per_s = *rate;
+  } else if (args.beside) {
+    std::printf("%s\n", product.status().to_string().c_str());
+    return 1;
+  }
   for (int64_t tokens : args.tokens) {
     auto load = Workload::make(*weights, device, *spec, tokens, 8, 5);
     if (!load.ok()) {
@@ -234,7 +253,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     };
     std::vector<Row> rows;
     // In rounds over all schedules: a card under load grows slower from round to round.
-    std::vector<std::vector<double>> measured(built.size());
+    std::vector<std::vector<double>> measured(built.size()), products(built.size());
     for (size_t at = 0; at < built.size() * static_cast<size_t>(args.rounds); ++at) {
       const Built& b = built[at % built.size()];
       std::vector<double>& sorted = measured[at % built.size()];
@@ -268,41 +287,54 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
         error = checked->error;
       }
       const Module& launchable = **module;
+      const int each = args.beside ? 2 : 1;
       const auto times = device.time(
-          [&](int i, Stream s) {
+          [&](int at_launch, Stream s) {
+            const int i = at_launch / each;
+            if (at_launch % each != 0) return (*product)->launch(s);
             MoeArgs a = (*load)->args(i);
             if (args.routed) router.apply(&a, i);
             return launchable.launch(a, s);
           },
-          args.repeats);
+          args.repeats * each);
       if (!times.ok()) {
         std::printf("%s: %s\n", b.schedule.to_json().c_str(), times.status().to_string().c_str());
         return 1;
       }
-      sorted.insert(sorted.end(), times->begin(), times->end());
+      for (size_t i = 0; i < times->size(); ++i)
+        (i % static_cast<size_t>(each) == 0 ? sorted : products[at % built.size()])
+            .push_back((*times)[i]);
       if (!last) continue;
       std::sort(sorted.begin(), sorted.end());
-      const double median = sorted[sorted.size() / 2];
+      const double median_s = sorted[sorted.size() / 2];
       const double predicted =
           predict_seconds(config, device.info().target, b.schedule, limits, counts);
+      const double beside =
+          args.beside ? (*product)->operations() / median(products[at % built.size()]) : 0;
+      char of_library[48] = "";
+      if (args.beside) {
+        std::snprintf(of_library, sizeof of_library, "%.2f of %.0f TF beside  ",
+                      floor.flops / median_s / beside, beside * 1e-12);
+      }
       char text[512];
       std::snprintf(text, sizeof text,
                     "%-16s %6lld %10.1f us (min %.1f, model %.1f) floor %.2f %7.3f TB/s %6.0f TF  "
-                    "r%d s%d err %.1e  %s",
-                    layer->name.c_str(), static_cast<long long>(tokens), median * 1e6,
-                    sorted[0] * 1e6, predicted * 1e6, floor.seconds / median,
-                    floor.bytes / median * 1e-12, floor.flops / median * 1e-12, b.binary->registers,
-                    b.binary->spill_bytes, error, b.schedule.to_json().c_str());
-      rows.push_back({median, text});
+                    "%sr%d s%d err %.1e  %s",
+                    layer->name.c_str(), static_cast<long long>(tokens), median_s * 1e6,
+                    sorted[0] * 1e6, predicted * 1e6, floor.seconds / median_s,
+                    floor.bytes / median_s * 1e-12, floor.flops / median_s * 1e-12, of_library,
+                    b.binary->registers, b.binary->spill_bytes, error,
+                    b.schedule.to_json().c_str());
+      rows.push_back({median_s, text});
       if (json != nullptr) {
         std::fprintf(
             json,
             "{\"kind\":\"perf\",\"routed\":%d,\"routing\":\"%s\",\"layer\":\"%s\",\"tokens\":%lld,"
             "\"median_s\":%.6g,\"min_s\":%.6g,\"predicted_s\":%.6g,\"floor_s\":%.6g,\"bytes\":%.6g,"
-            "\"flops\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
+            "\"flops\":%.6g,\"beside\":%.6g,\"error\":%.3g,\"schedule\":%s}\n",
             args.routed ? 1 : 0, args.routing.c_str(), layer->name.c_str(),
-            static_cast<long long>(tokens), median, sorted[0], predicted, floor.seconds,
-            floor.bytes, floor.flops, error, b.schedule.to_json().c_str());
+            static_cast<long long>(tokens), median_s, sorted[0], predicted, floor.seconds,
+            floor.bytes, floor.flops, beside, error, b.schedule.to_json().c_str());
         std::fflush(json);
       }
     }
@@ -338,6 +370,7 @@ int main(int argc, char** argv) {
     if (name == "--rounds") args.rounds = std::max(1, std::atoi(value.c_str()));
     if (name == "--entries") args.entries = value == "1";
     if (name == "--routed") args.routed = value == "1";
+    if (name == "--beside") args.beside = value == "1";
     if (name == "--best") args.best = value == "1";
     if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
     if (name == "--tokens") {

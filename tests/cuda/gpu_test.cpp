@@ -2,7 +2,11 @@
 // the driver's reason, where there is none.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <map>
+#include <thread>
+#include <vector>
 
 #include "backends/cuda/driver.h"
 #include "tests/generators/gpu_configs.h"
@@ -29,33 +33,63 @@ class CudaGpu : public ::testing::Test {
 };
 
 TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
+  struct Kernel {
+    const MoeConfig* config;
+    const Family* family;
+    Schedule schedule;
+    KernelSource source;
+    Result<Binary> binary = Status(StatusCode::kInternal, "not compiled");
+  };
+  constexpr int64_t kTokens[] = {1, 5, 70, 300};
+  std::map<std::string, Kernel> kernels;  // some schedules serve several T
+  const auto name_of = [](const NamedConfig& c, const Schedule& schedule) {
+    return c.name + " " + schedule.to_json();
+  };
+  const Target& target = device_->info().target;
+  for (const NamedConfig& c : gpu_configs()) {
+    for (const Family* family : families()) {
+      if (family->why_not(c.config, target)) continue;
+      for (int64_t tokens : kTokens) {
+        const Schedule schedule = family->default_schedule(c.config, target, tokens);
+        kernels.try_emplace(name_of(c, schedule), Kernel{&c.config, family, schedule, {}});
+      }
+    }
+  }
+  // Compiling is what takes time: on all cores.
+  std::vector<Kernel*> list;
+  for (auto& [name, kernel] : kernels) list.push_back(&kernel);
+  std::atomic<size_t> next{0};
+  std::vector<std::thread> compilers;
+  for (unsigned t = 0; t < std::max(1U, std::thread::hardware_concurrency()); ++t) {
+    compilers.emplace_back([&] {
+      for (size_t i; (i = next++) < list.size();) {
+        list[i]->source = list[i]->family->emit(*list[i]->config, target, list[i]->schedule);
+        list[i]->binary = device_->compile(list[i]->source);
+      }
+    });
+  }
+  for (std::thread& t : compilers) t.join();
   for (const NamedConfig& c : gpu_configs()) {
     auto weights = Weights::make(c.config, *device_, 1);
     ASSERT_TRUE(weights.ok()) << weights.status().to_string();
-    for (const Family* family : families()) {
-      if (family->why_not(c.config, device_->info().target)) continue;
-      std::map<std::string, Result<Binary>> binaries;  // by schedule: some serve several T
-      for (int64_t tokens : {1, 5, 70, 300}) {
-        const auto spec = RoutingSpec::parse(tokens == 5 ? "skip" : "zipf:1.1");
-        auto load = Workload::make(*weights, *device_, *spec, tokens, 1, 3);
-        ASSERT_TRUE(load.ok()) << load.status().to_string();
-        const Schedule schedule =
-            family->default_schedule(c.config, device_->info().target, tokens);
-        const KernelSource source = family->emit(c.config, device_->info().target, schedule);
-        auto known = binaries.find(schedule.to_json());
-        if (known == binaries.end())
-          known = binaries.emplace(schedule.to_json(), device_->compile(source)).first;
-        const Result<Binary>& binary = known->second;
-        ASSERT_TRUE(binary.ok()) << binary.status().log();
-        const auto module = device_->load(*binary, source);
+    for (int64_t tokens : kTokens) {
+      const auto spec = RoutingSpec::parse(tokens == 5 ? "skip" : "zipf:1.1");
+      auto load = Workload::make(*weights, *device_, *spec, tokens, 1, 3);
+      ASSERT_TRUE(load.ok()) << load.status().to_string();
+      const Expected expected = expected_rows(**load, 0, 1e7);
+      for (const Family* family : families()) {
+        if (family->why_not(c.config, target)) continue;
+        const Schedule schedule = family->default_schedule(c.config, target, tokens);
+        const Kernel& kernel = kernels.at(name_of(c, schedule));
+        ASSERT_TRUE(kernel.binary.ok()) << kernel.binary.status().log();
+        const auto module = device_->load(*kernel.binary, kernel.source);
         ASSERT_TRUE(module.ok()) << module.status().to_string();
+        const std::vector<WorkspaceRegion>& workspace = kernel.source.workspace;
         ASSERT_TRUE(
             (*load)
-                ->reserve_workspace(
-                    *device_, workspace_offset(source.workspace, source.workspace.size(), tokens))
+                ->reserve_workspace(*device_, workspace_offset(workspace, workspace.size(), tokens))
                 .ok());
-        const auto result =
-            check_module(*device_, **module, **load, 0, expected_rows(**load, 0, 1e7));
+        const auto result = check_module(*device_, **module, **load, 0, expected);
         ASSERT_TRUE(result.ok()) << c.name << " " << schedule.to_json() << " "
                                  << result.status().to_string();
         EXPECT_EQ(result->problem, "") << c.name << " T=" << tokens << " " << schedule.to_json();
