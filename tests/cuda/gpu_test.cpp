@@ -34,7 +34,7 @@ class CudaGpu : public ::testing::Test {
 
 TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
   struct Kernel {
-    const MoeConfig* config;
+    MoeConfig config;
     const Family* family;
     Schedule schedule;
     KernelSource source;
@@ -51,7 +51,7 @@ TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
       if (family->why_not(c.config, target)) continue;
       for (int64_t tokens : kTokens) {
         const Schedule schedule = family->default_schedule(c.config, target, tokens);
-        kernels.try_emplace(name_of(c, schedule), Kernel{&c.config, family, schedule, {}});
+        kernels.try_emplace(name_of(c, schedule), Kernel{c.config, family, schedule, {}});
       }
     }
   }
@@ -63,7 +63,7 @@ TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
   for (unsigned t = 0; t < std::max(1U, std::thread::hardware_concurrency()); ++t) {
     compilers.emplace_back([&] {
       for (size_t i; (i = next++) < list.size();) {
-        list[i]->source = list[i]->family->emit(*list[i]->config, target, list[i]->schedule);
+        list[i]->source = list[i]->family->emit(list[i]->config, target, list[i]->schedule);
         list[i]->binary = device_->compile(list[i]->source);
       }
     });
