@@ -93,6 +93,54 @@ struct Choice {  // of lane k < kTopK: the k-th expert and its weight
 };
 // Where softmax comes first and nothing is added to it, the logits have its order.
 constexpr bool kByLogit = kRouterOrder == 0 && kScoring == 0 && !kHasCorrectionBias;
+// Where not renormalised, the weights then need the logits of all experts.
+constexpr bool kWeighsAll = kByLogit && !kRenormalize;
+
+MOEJIT_DEVICE f32 largest_score(const f32 (&score)[kPerLane]) {
+  f32 largest = as_f32(0xff800000u);
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    if (score[j] > largest) largest = score[j];
+  }
+  return warp_max(largest);
+}
+// The terms of softmax, which may take the place of the scores, and their sum.
+MOEJIT_DEVICE f32 softmax_terms(const f32 (&score)[kPerLane], f32 largest, f32 (&terms)[kPerLane]) {
+  f32 sum = 0.0f;
+  MOEJIT_UNROLL
+  for (int j = 0; j < kPerLane; ++j) {
+    terms[j] = exp_f32(score[j] - largest);
+    if (j * 32 + static_cast<int>(lane_id()) < kNumExperts) sum += terms[j];
+  }
+  return warp_sum(sum);
+}
+
+// Of lane k < kTopK: the weight of the k-th expert, whose score is `mine`. `score`: of all experts,
+// read only where kWeighsAll. Warp-collective.
+MOEJIT_DEVICE f32 choice_weight(f32 mine, const f32 (&score)[kPerLane]) {
+  const bool chosen = static_cast<int>(lane_id()) < kTopK;
+  if constexpr (kWeighsAll) {
+    f32 terms[kPerLane];
+    const f32 largest = largest_score(score);
+    const f32 sum = softmax_terms(score, largest, terms);
+    mine = exp_f32(mine - largest) / sum;
+  } else if constexpr (kByLogit) {
+    // The sum over all experts would cancel.
+    const f32 top = warp_max(chosen ? mine : as_f32(0xff800000u));
+    mine = chosen ? exp_f32(mine - top) : 0.0f;
+  }
+  if constexpr (kRouterOrder == 1) {
+    if constexpr (kScoring == 0) {
+      const f32 top = warp_max(chosen ? mine : as_f32(0xff800000u));
+      mine = chosen ? exp_f32(mine - top) : 0.0f;
+      mine = mine / warp_sum(mine);
+    } else {
+      mine = pointwise_score(mine);
+    }
+  }
+  if constexpr (kRenormalize) mine = mine / (warp_sum(chosen ? mine : 0.0f) + 1e-20f);
+  return mine * static_cast<f32>(kScalingFactor);
+}
 
 // `chosen(id)` is called with the experts before their weights are known. `scratch`: (kNumExperts +
 // kNGroup) words of shared memory of this warp. Warp-collective.
@@ -101,29 +149,14 @@ MOEJIT_DEVICE Choice route_token(const MoeArgs& a, i64 token, u32 scratch, Chose
   const u32 lane = lane_id();
   f32 score[kPerLane];  // what becomes the weight
   u32 key[kPerLane];    // what selects, and 1 more; 0: does not exist, or was taken
-  f32 largest = as_f32(0xff800000u);
   MOEJIT_UNROLL
   for (int j = 0; j < kPerLane; ++j) {
     const int e = j * 32 + static_cast<int>(lane);
     score[j] = e < kNumExperts ? load_logit(a, token * kNumExperts + e) : as_f32(0xff800000u);
   }
-  const auto softmax_terms = [&](f32(&terms)[kPerLane]) {  // and their sum
-    MOEJIT_UNROLL
-    for (int j = 0; j < kPerLane; ++j) {
-      if (score[j] > largest) largest = score[j];
-    }
-    largest = warp_max(largest);
-    f32 sum = 0.0f;
-    MOEJIT_UNROLL
-    for (int j = 0; j < kPerLane; ++j) {
-      terms[j] = exp_f32(score[j] - largest);
-      if (j * 32 + static_cast<int>(lane) < kNumExperts) sum += terms[j];
-    }
-    return warp_sum(sum);
-  };
   if constexpr (kRouterOrder == 0 && !kByLogit) {
     if constexpr (kScoring == 0) {
-      const f32 sum = softmax_terms(score);
+      const f32 sum = softmax_terms(score, largest_score(score), score);
       MOEJIT_UNROLL
       for (int j = 0; j < kPerLane; ++j) score[j] = score[j] / sum;
     } else {
@@ -175,31 +208,7 @@ MOEJIT_DEVICE Choice route_token(const MoeArgs& a, i64 token, u32 scratch, Chose
     }
   }
   chosen(my_id);
-
-  const bool mine = static_cast<int>(lane) < kTopK;
-  if constexpr (kByLogit && kRenormalize) {
-    // The sum over all experts would cancel.
-    const f32 top = warp_max(mine ? my_score : as_f32(0xff800000u));
-    my_score = mine ? exp_f32(my_score - top) : 0.0f;
-  } else if constexpr (kByLogit) {
-    f32 terms[kPerLane];
-    const f32 sum = softmax_terms(terms);
-    my_score = exp_f32(my_score - largest) / sum;
-  }
-  if constexpr (kRouterOrder == 1) {
-    if constexpr (kScoring == 0) {
-      const f32 top = warp_max(mine ? my_score : as_f32(0xff800000u));
-      my_score = mine ? exp_f32(my_score - top) : 0.0f;
-      my_score = my_score / warp_sum(my_score);
-    } else {
-      my_score = pointwise_score(my_score);
-    }
-  }
-  if constexpr (kRenormalize) {
-    my_score = my_score / (warp_sum(mine ? my_score : 0.0f) + 1e-20f);
-  }
-  my_score *= static_cast<f32>(kScalingFactor);
-  return {my_id, my_score};
+  return {my_id, choice_weight(my_score, score)};
 }
 
 MOEJIT_DEVICE void store_choice(const MoeArgs& a, i64 token, Choice choice) {

@@ -2,7 +2,7 @@
 // itself from topk_ids or from the router's logits. Each token is a column of the products.
 #pragma once
 
-#include "kernels/stream_plan.h"
+#include "kernels/route_block.h"
 
 namespace moe {
 
@@ -42,9 +42,13 @@ MOEJIT_DEVICE u32 column_slot(const FewShared& few, int chunk, u32 token) {
   return lds_u16(few.columns + chunk * 16 + token * 2);
 }
 
-// One token: a chunk is a slot, and one warp needs no other. No weight can be asked for before the
-// plan is there. The routing weights come after it: h is what needs them first. Block-collective.
+// One token: a chunk is a slot, and one warp needs no other for the plan. No weight can be asked
+// for before it is there. The routing weights come after it: h is what needs them first.
+// Block-collective.
 MOEJIT_DEVICE void plan_token(const MoeArgs& a, const StreamShared& s, const FewShared& few) {
+  if constexpr (kPicks) {
+    if (a.routed != 0) pick_experts(a, pick_shared());
+  }
   if (warp_id() != 0) {
     block_sync();
     return;
@@ -64,7 +68,12 @@ MOEJIT_DEVICE void plan_token(const MoeArgs& a, const StreamShared& s, const Few
     block_sync();
   };
   if (a.routed != 0) {
-    const Choice choice = route_token(a, 0, s.ring, chosen);
+    Choice choice;
+    if constexpr (kPicks) {
+      choice = take_choice(pick_shared(), chosen);
+    } else {
+      choice = route_token(a, 0, s.ring, chosen);
+    }
     if (lane < kTopK) {
       sts_u32(few.ids + lane * 4, static_cast<u32>(choice.id));
       sts_f32(few.weights + lane * 4, choice.weight);

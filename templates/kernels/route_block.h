@@ -1,0 +1,146 @@
+// The router of one token by several warps of a block, with the rules of route_token: there one
+// warp looks for the best expert kTopK times, one after the other, while no weight can be asked
+// for. Here every expert counts the experts before it; where there are many, first among 32.
+#pragma once
+
+#include "kernels/stream_plan.h"
+
+namespace moe {
+
+// The last two warps open the meeting of the blocks at that time.
+constexpr int kPickThreads = (kWarps - 2) * 32;
+// Few rounds of route_token are quicker; the counting grows with the square of the experts.
+constexpr bool kPicks = kTopK > 2 && kNumExperts <= min_of(256, kPickThreads) &&
+                        !(kNGroup > 1 && kTopkGroup < kNGroup) &&
+                        !(kRouterOrder == 0 && kScoring == 0 && kHasCorrectionBias);
+constexpr int kPickBarrier = 1;
+
+// In how many parts each of `count` counts `keys` keys: a power of two, and not so many that adding
+// them up takes longer than the counting.
+constexpr int pick_parts(int count, int keys, int threads) {
+  int parts = 1;
+  while (parts < 32 && parts * 8 < keys && parts * 2 * count <= threads) parts *= 2;
+  return parts;
+}
+// The best kSieved of 32 experts each go on to the second count, in the order of the experts.
+constexpr int kSieved = ceil_div(kTopK, 4) * 4;
+constexpr bool kSieves = kNumExperts > 64 && ceil_div(kNumExperts, 32) * kSieved * 2 <= kNumExperts;
+constexpr int kPickExperts = ceil_div(kNumExperts, kSieves ? 32 : 4) * (kSieves ? 32 : 4);
+constexpr int kPickKeys = kSieves ? 32 : kPickExperts;
+constexpr int kPickParts = pick_parts(kPickExperts, kPickKeys, kPickThreads);
+constexpr int kPickWarps = ceil_div(kPickExperts * kPickParts, 32);
+constexpr int kLeft = kPickExperts / 32 * kSieved;
+constexpr int kLeftParts = pick_parts(kLeft, kLeft, kPickWarps * 32);
+constexpr int kLeftWarps = ceil_div(kLeft * kLeftParts, 32);
+
+// In the ring of warp 0, which asks for no weights before it has read the weights of the choice.
+struct PickShared {
+  u32 keys;    // of all experts, and those that 0 stands for
+  u32 scores;  // where kWeighsAll
+  u32 left;    // keys of those that go on, then expert and score
+  u32 choice;  // [kTopK] expert and score
+};
+MOEJIT_DEVICE PickShared pick_shared() {
+  constexpr int kKeyBytes = kPickWarps * 32 / kPickParts * 4;
+  static_assert(!kPicks ||
+                (kKeyBytes + kNumExperts * 4 + 16 + 12 * kLeft + kTopK * 8 <= kRingBytes));
+  PickShared p;
+  p.keys = shared_base();
+  p.left = p.keys + kKeyBytes;
+  p.choice = p.left + (kSieves ? kLeft * 12 : 0);
+  p.scores = p.choice + kTopK * 8;
+  return p;
+}
+
+// How many of kKeys keys come before number `number` of them: larger ones, and equal ones of
+// smaller number. kParts lanes side by side count for one key. Warp-collective.
+template <int kKeys, int kParts>
+MOEJIT_DEVICE u32 count_before(u32 keys, u32 key, int number) {
+  constexpr int kPieces = kKeys / 4;
+  constexpr int kAtOnce = min_of(4, ceil_div(kPieces, kParts));
+  const int part = static_cast<int>(lane_id()) & (kParts - 1);
+  u32 before = 0;
+  MOEJIT_NO_UNROLL
+  for (int first = part; first < kPieces; first += kAtOnce * kParts) {
+    MOEJIT_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int piece = first + u * kParts;
+      if (kPieces % (kAtOnce * kParts) != 0 && piece >= kPieces) break;
+      const u32x4 k = lds_u32x4(keys + piece * 16);
+      const int i = piece * 4;
+      before += k.x + (i < number ? 1 : 0) > key ? 1 : 0;
+      before += k.y + (i + 1 < number ? 1 : 0) > key ? 1 : 0;
+      before += k.z + (i + 2 < number ? 1 : 0) > key ? 1 : 0;
+      before += k.w + (i + 3 < number ? 1 : 0) > key ? 1 : 0;
+    }
+  }
+  MOEJIT_UNROLL
+  for (u32 m = 1; m < kParts; m <<= 1) before += shfl_xor_u32(before, m);
+  return before;
+}
+
+// The experts of token 0 and their scores to p.choice. All warps of the block may call it; warp 0
+// has the choice then.
+MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
+  if (static_cast<int>(warp_id()) >= kPickWarps) return;
+  const int thread = static_cast<int>(thread_id());
+  int number = thread / kPickParts;
+  bool writes = thread % kPickParts == 0;
+  u32 key = 0;  // as in route_token
+  u32x2 pick = {static_cast<u32>(number), 0};
+  if (number < kNumExperts) {
+    f32 score = load_logit(a, number);
+    if constexpr (kRouterOrder == 0 && !kByLogit) score = pointwise_score(score);
+    f32 v = score;
+    if constexpr (kHasCorrectionBias) v += ldg_f32(a.correction_bias + number);
+    key = order_key(v) + 1;
+    pick.y = as_u32(score);
+    if (kWeighsAll && writes) sts_f32(p.scores + number * 4, score);
+  }
+  if (writes) sts_u32(p.keys + number * 4, key);
+  bar_sync(kPickBarrier, kPickWarps * 32);
+  u32 before;
+  if constexpr (kSieves) {
+    before = count_before<kPickKeys, kPickParts>(p.keys + number / 32 * 128, key, number % 32);
+    const u32 left = static_cast<u32>(number) / 32 * kSieved + before;
+    if (writes && before < kSieved) {
+      sts_u32(p.left + left * 4, key);
+      sts_u32x2(p.left + kLeft * 4 + left * 8, pick);
+    }
+    bar_sync(kPickBarrier, kPickWarps * 32);
+    if (static_cast<int>(warp_id()) >= kLeftWarps) return;
+    number = thread / kLeftParts;
+    writes = thread % kLeftParts == 0;
+    key = 0;
+    if (number < kLeft) {
+      key = lds_u32(p.left + number * 4);
+      pick = lds_u32x2(p.left + kLeft * 4 + number * 8);
+    }
+    before = count_before<kLeft, kLeftParts>(p.left, key, number);
+  } else {
+    before = count_before<kPickKeys, kPickParts>(p.keys, key, number);
+  }
+  if (writes && before < kTopK) sts_u32x2(p.choice + before * 8, pick);
+  bar_sync(kPickBarrier, (kSieves ? kLeftWarps : kPickWarps) * 32);
+}
+
+// What pick_experts found; `chosen` as in route_token. Warp 0.
+template <typename Chosen>
+MOEJIT_DEVICE Choice take_choice(const PickShared& p, Chosen chosen) {
+  const int lane = static_cast<int>(lane_id());
+  u32x2 pick = {0, 0};
+  if (lane < kTopK) pick = lds_u32x2(p.choice + lane * 8);
+  chosen(static_cast<i32>(pick.x));
+  f32 score[kPerLane] = {};
+  if constexpr (kWeighsAll) {
+    MOEJIT_UNROLL
+    for (int j = 0; j < kPerLane; ++j) {
+      const int e = j * 32 + lane;
+      score[j] = e < kNumExperts ? lds_f32(p.scores + e * 4) : as_f32(0xff800000u);
+    }
+    warp_sync();  // weights may follow in their place
+  }
+  return {static_cast<i32>(pick.x), choice_weight(as_f32(pick.y), score)};
+}
+
+}  // namespace moe
