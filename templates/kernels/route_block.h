@@ -55,25 +55,30 @@ MOEJIT_DEVICE PickShared pick_shared() {
 // How many of kKeys keys come before number `number` of them: larger ones, and equal ones of
 // smaller number. kParts lanes side by side count for one key. Warp-collective.
 template <int kKeys, int kParts>
-MOEJIT_DEVICE u32 count_before(u32 keys, u32 key, int number) {
-  constexpr int kPieces = kKeys / 4;
-  constexpr int kAtOnce = min_of(4, ceil_div(kPieces, kParts));
-  const int part = static_cast<int>(lane_id()) & (kParts - 1);
+MOEJIT_DEVICE u32 count_before(u32 keys, u32 key, u32 number) {
+  constexpr int kEach = ceil_div(kKeys / 4, kParts);
+  constexpr int kAtOnce = min_of(4, kEach);
+  // 0, or -1 where k is less: a borrow takes fewer instructions than a comparison.
+  const auto less = [](u32 k, u64 least) { return static_cast<u32>((k - least) >> 32); };
+  const u32 part = lane_id() % kParts;
+  const u32x4 own = lds_u32x4(keys + number / 4 * 16);
   u32 before = 0;
   MOEJIT_NO_UNROLL
-  for (int first = part; first < kPieces; first += kAtOnce * kParts) {
+  for (int i = 0; i < kEach; i += kAtOnce) {
     MOEJIT_UNROLL
     for (int u = 0; u < kAtOnce; ++u) {
-      const int piece = first + u * kParts;
-      if (kPieces % (kAtOnce * kParts) != 0 && piece >= kPieces) break;
+      const u32 piece = part + static_cast<u32>((i + u) * kParts);
+      if (kKeys / 4 % (kAtOnce * kParts) != 0 && piece >= kKeys / 4) break;
       const u32x4 k = lds_u32x4(keys + piece * 16);
-      const int i = piece * 4;
-      before += k.x + (i < number ? 1 : 0) > key ? 1 : 0;
-      before += k.y + (i + 1 < number ? 1 : 0) > key ? 1 : 0;
-      before += k.z + (i + 2 < number ? 1 : 0) > key ? 1 : 0;
-      before += k.w + (i + 3 < number ? 1 : 0) > key ? 1 : 0;
+      const u32 least = key + (piece < number / 4 ? 0 : 1);
+      before += 4 + less(k.x, least) + less(k.y, least) + less(k.z, least) + less(k.w, least);
     }
   }
+  // Equal ones in the same piece.
+  const u32 earlier = part == 0 ? number % 4 : 0;
+  before += earlier > 0 && own.x == key ? 1 : 0;
+  before += earlier > 1 && own.y == key ? 1 : 0;
+  before += earlier > 2 && own.z == key ? 1 : 0;
   MOEJIT_UNROLL
   for (u32 m = 1; m < kParts; m <<= 1) before += shfl_xor_u32(before, m);
   return before;
@@ -82,12 +87,11 @@ MOEJIT_DEVICE u32 count_before(u32 keys, u32 key, int number) {
 // The experts of token 0 and their scores to p.choice. All warps of the block may call it; warp 0
 // has the choice then.
 MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
-  if (static_cast<int>(warp_id()) >= kPickWarps) return;
-  const int thread = static_cast<int>(thread_id());
-  int number = thread / kPickParts;
-  bool writes = thread % kPickParts == 0;
+  if (warp_id() >= kPickWarps) return;
+  u32 number = thread_id() / kPickParts;
+  bool writes = thread_id() % kPickParts == 0;
   u32 key = 0;  // as in route_token
-  u32x2 pick = {static_cast<u32>(number), 0};
+  u32x2 pick = {number, 0};
   if (number < kNumExperts) {
     f32 score = load_logit(a, number);
     if constexpr (kRouterOrder == 0 && !kByLogit) score = pointwise_score(score);
@@ -102,15 +106,15 @@ MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
   u32 before;
   if constexpr (kSieves) {
     before = count_before<kPickKeys, kPickParts>(p.keys + number / 32 * 128, key, number % 32);
-    const u32 left = static_cast<u32>(number) / 32 * kSieved + before;
     if (writes && before < kSieved) {
-      sts_u32(p.left + left * 4, key);
-      sts_u32x2(p.left + kLeft * 4 + left * 8, pick);
+      const u32 place = number / 32 * kSieved + before;
+      sts_u32(p.left + place * 4, key);
+      sts_u32x2(p.left + kLeft * 4 + place * 8, pick);
     }
     bar_sync(kPickBarrier, kPickWarps * 32);
-    if (static_cast<int>(warp_id()) >= kLeftWarps) return;
-    number = thread / kLeftParts;
-    writes = thread % kLeftParts == 0;
+    if (warp_id() >= kLeftWarps) return;
+    number = thread_id() / kLeftParts;
+    writes = thread_id() % kLeftParts == 0;
     key = 0;
     if (number < kLeft) {
       key = lds_u32(p.left + number * 4);
