@@ -128,13 +128,15 @@ MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
   bar_sync(kPickBarrier, (kSieves ? kLeftWarps : kPickWarps) * 32);
 }
 
-// What pick_experts found; `chosen` as in route_token. Warp 0.
+// What pick_experts found; `chosen` as in route_token. The scores are read after it, lest their
+// weights be reckoned before it. Warp 0.
 template <typename Chosen>
 MOEJIT_DEVICE Choice take_choice(const PickShared& p, Chosen chosen) {
   const int lane = static_cast<int>(lane_id());
-  u32x2 pick = {0, 0};
-  if (lane < kTopK) pick = lds_u32x2(p.choice + lane * 8);
-  chosen(static_cast<i32>(pick.x));
+  const u32 mine = p.choice + lane * 8;
+  const i32 id = lane < kTopK ? static_cast<i32>(lds_u32(mine)) : 0;
+  chosen(id);
+  const f32 my_score = lane < kTopK ? lds_f32(mine + 4) : 0.0f;
   f32 score[kPerLane] = {};
   if constexpr (kWeighsAll) {
     MOEJIT_UNROLL
@@ -142,9 +144,9 @@ MOEJIT_DEVICE Choice take_choice(const PickShared& p, Chosen chosen) {
       const int e = j * 32 + lane;
       score[j] = e < kNumExperts ? lds_f32(p.scores + e * 4) : as_f32(0xff800000u);
     }
-    warp_sync();  // weights may follow in their place
   }
-  return {static_cast<i32>(pick.x), choice_weight(as_f32(pick.y), score)};
+  warp_sync();  // copies into the ring may follow
+  return {id, choice_weight(my_score, score)};
 }
 
 }  // namespace moe

@@ -151,6 +151,24 @@ TEST(SimMutation, Stream) {
   expect_found(run_mutants(layer(136, 72), "sm_90a", "cuda_stream", kHopper, 6, 515), 8);
 }
 
+// The persistent launch, whose router of one token has barriers of its own: with and without the
+// first of its two counts.
+TEST(SimMutation, StreamRouter) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  moejit::MoeConfig config = layer(16, 8);
+  config.router = {};
+  config.top_k = 3;
+  for (const int experts : {24, 97}) {
+    config.num_experts = experts;
+    const std::vector<Mutant> mutants =
+        run_mutants(config, "sm_90a", "cuda_stream", {"bar_sync("}, 1, 2);
+    ASSERT_EQ(mutants.size(), 3u);
+    // The middle one belongs to the first count.
+    for (int i : {0, 1, 2}) EXPECT_EQ(mutants[i].verdict.empty(), i == 1 && experts == 24) << i;
+  }
+}
+
 // Waves of 64 over LDS, in the schedules with one buffer and with two. Of about ten calls one of
 // the plan and one of the router is redundant in every family, and two buffers do not have the
 // barrier of one.
