@@ -33,21 +33,21 @@ constexpr int kLeft = kPickExperts / 32 * kSieved;
 constexpr int kLeftParts = pick_parts(kLeft, kLeft, kPickWarps * 32);
 constexpr int kLeftWarps = ceil_div(kLeft * kLeftParts, 32);
 
-// In the ring of warp 0, which asks for no weights before it has read the weights of the choice.
+// In the ring of warp 0: that warp alone fills it, after it has read the weights of the choice.
 struct PickShared {
-  u32 keys;    // of all experts, and those that 0 stands for
-  u32 scores;  // where kWeighsAll
-  u32 left;    // keys of those that go on, then expert and score
+  u32 keys;    // of all experts
+  u32 left;    // keys of those that go on, then expert and score of each
   u32 choice;  // [kTopK] expert and score
+  u32 scores;  // of all experts, where kWeighsAll
 };
 MOEJIT_DEVICE PickShared pick_shared() {
   constexpr int kKeyBytes = kPickWarps * 32 / kPickParts * 4;
-  static_assert(!kPicks ||
-                (kKeyBytes + kNumExperts * 4 + 16 + 12 * kLeft + kTopK * 8 <= kRingBytes));
+  constexpr int kLeftBytes = kSieves ? kLeft * 12 : 0;
+  static_assert(!kPicks || kKeyBytes + kLeftBytes + kTopK * 8 + kNumExperts * 4 <= kRingBytes);
   PickShared p;
   p.keys = shared_base();
   p.left = p.keys + kKeyBytes;
-  p.choice = p.left + (kSieves ? kLeft * 12 : 0);
+  p.choice = p.left + kLeftBytes;
   p.scores = p.choice + kTopK * 8;
   return p;
 }
@@ -90,14 +90,14 @@ MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
   if (warp_id() >= kPickWarps) return;
   u32 number = thread_id() / kPickParts;
   bool writes = thread_id() % kPickParts == 0;
-  u32 key = 0;  // as in route_token
+  u32 key = 0;  // also where there is no expert: those have the last numbers
   u32x2 pick = {number, 0};
   if (number < kNumExperts) {
     f32 score = load_logit(a, number);
     if constexpr (kRouterOrder == 0 && !kByLogit) score = pointwise_score(score);
     f32 v = score;
     if constexpr (kHasCorrectionBias) v += ldg_f32(a.correction_bias + number);
-    key = order_key(v) + 1;
+    key = order_key(v);
     pick.y = as_u32(score);
     if (kWeighsAll && writes) sts_f32(p.scores + number * 4, score);
   }
