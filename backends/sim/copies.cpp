@@ -112,8 +112,8 @@ void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t b
   enqueue(std::move(pending));
 }
 
-void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                         uint32_t blocks, uint32_t line) {
+void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t rows,
+                         uint32_t bar, uint32_t blocks, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;
   thread->line = line;
@@ -144,6 +144,7 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   pending.dst = dst;
   pending.bar = bar;
   for (int i = 0; i < rank; ++i) pending.at[static_cast<size_t>(i)] = at[i];
+  pending.rows = rows;
   pending.line = line;
   pending.issued = thread->observer;
   pending.bytes = inner;
@@ -228,10 +229,11 @@ void Engine::perform_tensor(const Pending& pending, Access access) {
       const bool inside = plane_inside && cy >= 0 && static_cast<uint64_t>(cy) < map.dim[1];
       for (uint32_t chunk = 0; chunk < inner / 16; ++chunk) {
         alignas(16) char bytes[16] = {};
+        if (y >= pending.rows) std::memset(bytes, 0xff, sizeof bytes);  // NaN
         const int64_t first = int64_t{pending.at[0]} + int64_t{chunk} * per_chunk;
         const int64_t begin = std::max<int64_t>(first, 0);
         const int64_t end = std::min<int64_t>(first + per_chunk, static_cast<int64_t>(map.dim[0]));
-        if (inside && begin < end) {
+        if (inside && begin < end && y < pending.rows) {
           const char* row = static_cast<const char*>(map.base) +
                             static_cast<uint64_t>(cy) * map.stride[1] +
                             (map.rank > 2 ? static_cast<uint64_t>(cz) * map.stride[2] : 0);

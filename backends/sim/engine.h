@@ -207,6 +207,7 @@ struct Pending {
   uint32_t bar = 0;
   moejit_sim::TensorMapData map{};
   std::array<int, 3> at{};
+  uint32_t rows = 0;  // of a box that count
   uint32_t copies = 0;
   uint32_t line = 0;
   Observer issued;
@@ -304,8 +305,8 @@ class Engine {
   void perform_copies(Thread* thread, uint32_t up_to);
   void perform_copy(Thread* thread, const Thread::Copy& copy, uint32_t index);
   void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint32_t line);
-  void tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t bar,
-                   uint32_t blocks, uint32_t line);
+  void tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t rows,
+                   uint32_t bar, uint32_t blocks, uint32_t line);
   void enqueue(Pending pending);
   void perform(const Pending& pending);
   void perform_tensor(const Pending& pending, Access access);

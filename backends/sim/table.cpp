@@ -89,9 +89,9 @@ struct Calls {
                         uint32_t line) {
     g_running->bulk_load(dst, src, bytes, bar, line);
   }
-  static void tensor_load(unsigned dst, const void* map, int rank, const int* at, unsigned bar,
-                          unsigned blocks, uint32_t line) {
-    g_running->tensor_load(dst, map, rank, at, bar, blocks, line);
+  static void tensor_load(unsigned dst, const void* map, int rank, const int* at, unsigned rows,
+                          unsigned bar, unsigned blocks, uint32_t line) {
+    g_running->tensor_load(dst, map, rank, at, rows, bar, blocks, line);
   }
   static void grid_wait(uint32_t line) { g_running->grid_wait(line); }
   static void grid_launch_dependents(uint32_t) {

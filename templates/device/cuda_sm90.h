@@ -73,6 +73,11 @@ MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u3
       "l"(map), "r"(bar), "r"(c0), "r"(c1), "l"(policy)
       : "memory");
 }
+// Of the box the first `rows` rows count; the copy is the whole box.
+MOEJIT_DEVICE void tma_load_rows(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32, u32 bar,
+                                 u64 policy) {
+  tma_load_2d(dst, map, c0, c1, bar, policy);
+}
 MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar,
                                u64 policy) {
   asm volatile(

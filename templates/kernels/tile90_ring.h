@@ -74,10 +74,12 @@ MOEJIT_DEVICE int group_row(int n, int g) {
   return g < kPerHalf ? gate_row(i) : up_row(i);
 }
 
+// Up to so many rows of a swapped tile count in eights, more in sixteens.
+constexpr int kFineRows = 32;
 // Rows of a tile that the consumers look at: whole fragments of theirs.
 template <bool kGateUp>
 MOEJIT_DEVICE int rows_read(const Tile90& tile) {
-  const int granule = !kSwapped<kGateUp> ? 64 : tile.rows > 128 ? 16 : 8;
+  const int granule = !kSwapped<kGateUp> ? 64 : tile.rows > kFineRows ? 16 : 8;
   return ceil_div(tile.rows, granule) * granule;
 }
 template <bool kGateUp>
@@ -152,8 +154,10 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
       if (step >= ahead) load_weights<false>(&maps.map[1], tile, first + step, stage, full, policy);
       MOEJIT_NO_UNROLL
       for (int i = 0; i < boxes; ++i) {
-        tma_load_2d(stage + i * kBoxRows * 128, &maps.map[2], (first + step) * 64,
-                    tile.first_row + i * kBoxRows, full, again);
+        // What lies behind the tile is another's, or was never written.
+        tma_load_rows(stage + i * kBoxRows * 128, &maps.map[2], (first + step) * 64,
+                      tile.first_row + i * kBoxRows, max_of(0, tile.rows - i * kBoxRows), full,
+                      again);
       }
       ring.next();
     }
@@ -230,20 +234,6 @@ MOEJIT_DEVICE void pass_tile(const Shared90& s, int count, Ring& ring) {
   }
 }
 
-// Where slots were skipped, boxes of h also read rows behind the last one. Consumer warps clear
-// them while they wait for their first stage.
-MOEJIT_DEVICE void clear_behind(const MoeArgs& a) {
-  constexpr int kMost = 63;  // a tile of one row is read as one of 64
-  const i64 last = ldg_i32(plan_counts(a) + 1 + kExperts), room = a.num_tokens * kSlots;
-  const i64 rows = last + kMost < room ? kMost : room - last;
-  u8* h = region(a, kRegion_h) + last * (kIntermediateSize * 2);
-  constexpr int kThreads = kConsumers * 128;
-  for (i64 i = static_cast<i64>(block_id()) * kThreads + thread_id() - 128;
-       i < rows * (kIntermediateSize / 8); i += static_cast<i64>(block_count()) * kThreads) {
-    stg_u32x4(h + i * 16, {0u, 0u, 0u, 0u});
-  }
-}
-
 // The body of an entry. consume(warpgroup, tile, blocks, ring) multiplies a tile, from the ring's
 // place on over `blocks` stages that it releases, and stores what comes out.
 template <bool kGateUp, typename Consume>
@@ -276,7 +266,6 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     warp_sync();
   } else {
     if constexpr (kMovesRegisters) reg_inc<224>();
-    if constexpr (kGateUp) clear_behind(a);
     Ring ring;
     Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
     NextItem coming = next_item<kGateUp>(a, items);

@@ -49,13 +49,13 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
   release(s.empty + previous * 8);
 }
 
-// The form for `eights` times eight rows, 1..kEights. Above 128 rows in sixteens, since each form
-// is compiled on its own.
+// The form for `eights` times eight rows, 1..kEights. Above kFineRows in sixteens: each form is
+// compiled on its own, and takes its time.
 template <bool kGateUp, int kEights, typename Meanwhile>
 MOEJIT_DEVICE void multiply_rows(int eights, const Shared90& s, u32 warpgroup, int count,
                                  Ring& ring, f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2],
                                  Meanwhile meanwhile) {
-  constexpr int kFewer = kEights > 16 ? kEights - 2 : kEights - 1;
+  constexpr int kFewer = kEights * 8 > kFineRows ? kEights - 2 : kEights - 1;
   if constexpr (kFewer > 0) {
     if (eights <= kFewer) {
       multiply_rows<kGateUp, kFewer>(eights, s, warpgroup, count, ring, lo, hi, meanwhile);

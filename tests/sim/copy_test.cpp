@@ -145,6 +145,49 @@ MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps ma
   }
 }
 
+// Of rows that do not count nothing is read: not even what no one has written.
+TEST(SimCopy, RowsThatDoNotCountAreNaN) {
+  const Device* device = sim_device("sm_90a");
+  constexpr int kColumns = 64, kRows = 8, kCount = 5;
+  Buffer<uint16_t> out(device, kColumns * kRows), workspace(device, kColumns * kRows);
+  MoeArgs args{};
+  args.out = out.data();
+  args.workspace = workspace.data();
+  KernelSource source = sim_source("sm_90a", R"(
+MOEJIT_KERNEL_MAPS(k0, 64, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps maps) {
+  const u32 tile = (shared_base() + 1023u) & ~1023u, bar = tile + 1024, t = thread_id();
+  for (u32 r = 0; r < 5; ++r) stg_u16(static_cast<u16*>(a.workspace) + r * 64 + t, r + 1);
+  if (t == 0) {
+    mbar_init(bar, 1);
+    fence_mbar_init();
+  }
+  block_sync();
+  fence_proxy_async_global();
+  if (t == 0) {
+    mbar_arrive_expect_tx(bar, 1024);
+    tma_load_rows(tile, &maps.map[0], 0, 0, 5, bar, policy_evict_first());
+  }
+  mbar_wait(bar, 0);
+  for (u32 r = 0; r < 8; ++r) {
+    const u16 v = lds_u16(tile + r * 128 + ((t / 8 ^ r) << 4) + t % 8 * 2);
+    stg_u16(static_cast<u16*>(a.out) + r * 64 + t, v);
+  }
+})",
+                                   {{.threads = 64, .shared_bytes = 3072}});
+  source.workspace = {{.name = "rows", .fixed_bytes = kColumns * kRows * 2}};
+  source.entries[0].tensor_maps = true;
+  source.tensor_maps.push_back({.base = TensorMapSpec::Base::kWorkspace,
+                                .element_bytes = 2,
+                                .dims = {kColumns, kRows},
+                                .box = {kColumns, kRows}});
+  const Status status = run_sim(source, args);
+  ASSERT_TRUE(status.ok()) << status.to_string() << status.log();
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c)
+      ASSERT_EQ(out[static_cast<size_t>(r * kColumns + c)], r < kCount ? r + 1 : 0xffff) << r;
+  }
+}
+
 TEST(SimCopy, ClusterReadsItsNeighbour) {
   const Device* device = sim_device("sm_90a");
   Buffer<uint32_t> out(device, 4 * 32);

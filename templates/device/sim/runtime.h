@@ -149,9 +149,10 @@ struct Runtime {
   void (*mbar_arrive_cluster)(unsigned bar, unsigned rank, unsigned line);
   void (*mbar_wait)(unsigned bar, unsigned parity, unsigned line);
   void (*bulk_load)(unsigned dst, const void* src, unsigned bytes, unsigned bar, unsigned line);
-  // To every block of the cluster whose bit `blocks` has; 0: to the own block.
-  void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates, unsigned bar,
-                      unsigned blocks, unsigned line);
+  // To every block of the cluster whose bit `blocks` has; 0: to the own block. Rows of the box
+  // from `rows` on are not read and become NaN.
+  void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates,
+                      unsigned rows, unsigned bar, unsigned blocks, unsigned line);
 
   void (*grid_wait)(unsigned line);
   void (*grid_launch_dependents)(unsigned line);

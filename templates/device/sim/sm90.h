@@ -46,17 +46,22 @@ MOEJIT_DEVICE void bulk_load(u32 dst, const void* src, u32 bytes, u32 bar, u64, 
 MOEJIT_DEVICE void tma_load_2d(u32 dst, const TensorMap* map, i32 c0, i32 c1, u32 bar, u64,
                                MOEJIT_SIM_LINE) {
   const i32 coordinates[2] = {c0, c1};
-  moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, bar, 0, line);
+  moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, ~0u, bar, 0, line);
+}
+MOEJIT_DEVICE void tma_load_rows(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 rows, u32 bar,
+                                 u64, MOEJIT_SIM_LINE) {
+  const i32 coordinates[2] = {c0, c1};
+  moejit_sim_runtime->tensor_load(dst, map, 2, coordinates, static_cast<u32>(rows), bar, 0, line);
 }
 MOEJIT_DEVICE void tma_load_3d(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2, u32 bar, u64,
                                MOEJIT_SIM_LINE) {
   const i32 coordinates[3] = {c0, c1, c2};
-  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, 0, line);
+  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, ~0u, bar, 0, line);
 }
 MOEJIT_DEVICE void tma_load_3d_multicast(u32 dst, const TensorMap* map, i32 c0, i32 c1, i32 c2,
                                          u32 bar, u32 blocks, u64, MOEJIT_SIM_LINE) {
   const i32 coordinates[3] = {c0, c1, c2};
-  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, bar, blocks, line);
+  moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, ~0u, bar, blocks, line);
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap*) {}
 
