@@ -132,10 +132,11 @@ Status CudaModule::encode_maps(const MoeArgs& args, TensorMaps* maps) const {
     const int type = spec.element_bytes == 1   ? kTensorUint8
                      : spec.element_bytes == 2 ? kTensorUint16
                                                : kTensorUint32;
+    // 128 bytes are a row of a box: promoted to 256, weights were read 4 to 6 % slower on an H200.
     const CUresult result = api_.cuTensorMapEncodeTiled(
         &maps->map[i], type, static_cast<uint32_t>(rank), const_cast<void*>(base), dims, strides,
         box, steps,
-        /*interleave=*/0, kTensorSwizzle128, kTensorL2Promotion256, /*oob_fill=*/0);
+        /*interleave=*/0, kTensorSwizzle128, kTensorL2Promotion128, /*oob_fill=*/0);
     if (result != kSuccess)
       return failure(api_, result, name_ + ": tensor map " + std::to_string(i));
   }

@@ -88,7 +88,7 @@ constexpr int kTensorUint8 = 0;
 constexpr int kTensorUint16 = 1;
 constexpr int kTensorUint32 = 2;
 constexpr int kTensorSwizzle128 = 3;
-constexpr int kTensorL2Promotion256 = 3;
+constexpr int kTensorL2Promotion128 = 2;
 
 constexpr int kCaptureModeThreadLocal = 1;
 constexpr int kCaptureModeRelaxed = 2;
