@@ -95,6 +95,11 @@ MOEJIT_DEVICE void tma_load_3d_multicast(u32 dst, const TensorMap* map, i32 c0, 
       "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "h"(static_cast<u16>(blocks)), "l"(policy)
       : "memory");
 }
+MOEJIT_DEVICE void tma_prefetch_3d(const TensorMap* map, i32 c0, i32 c1, i32 c2) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map),
+               "r"(c0), "r"(c1), "r"(c2)
+               : "memory");
+}
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

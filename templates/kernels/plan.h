@@ -57,8 +57,8 @@ MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
 MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   using namespace moe;
   static_assert(kExperts <= kPlanThreads);
+  grid_launch_dependents();  // what comes next has something to do before it waits for this entry
   grid_wait();
-  grid_launch_dependents();
   const int thread = static_cast<int>(thread_id());
   const u32 cursor = shared_base();  // [kPlanThreads] rows, then the next free row, of each expert
   const u32 sums = cursor + kPlanThreads * 4;  // [32] u32x2 totals of the warps

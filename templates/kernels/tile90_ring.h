@@ -87,6 +87,22 @@ MOEJIT_DEVICE int boxes_of_rows(const Tile90& tile) {
   return kGateUp ? 0 : ceil_div(rows_read<kGateUp>(tile), kBoxRows);
 }
 
+// Where box `g` of the weights of block `k` lies in their map.
+struct WeightBox {
+  i32 at[3];
+};
+template <bool kGateUp>
+MOEJIT_DEVICE WeightBox weight_box(int expert, int n, int k, int g) {
+  if (kGateUp && kSwapped<kGateUp> && kGated && kInterleaved) {
+    // Every second row: the map has gate or up as its second dimension, channels as its third.
+    return {{k * 64, (g % 2 == 1) != kUpFirst ? 1 : 0,
+             expert * kIntermediateSize + n * kHalfN + g / 2 * 64}};
+  }
+  const int row = group_row<kGateUp>(n, g);
+  if (kTransposed) return {{row, k * 64, expert}};
+  return {{k * 64, row, expert}};
+}
+
 // The weights of block `k` of a tile, and the promise of what this thread brings; one thread.
 template <bool kGateUp>
 MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k, u32 stage,
@@ -102,21 +118,32 @@ MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k,
   for (int g = 0; g < kGroups; ++g) {
     if (mine >= 0 && g / (kGroups / 2) != mine) continue;
     const u32 b = stage + kStageBytesA + g * kGroupN<kGateUp> * 128;
-    i32 at[3] = {k * 64, group_row<kGateUp>(tile.n, g), tile.expert};
-    if constexpr (kTransposed) {
-      at[0] = at[1];
-      at[1] = k * 64;
-    }
-    if constexpr (kGateUp && kSwapped<kGateUp> && kGated && kInterleaved) {
-      // Every second row: the map has gate or up as its second dimension, channels as its third.
-      at[1] = (g % 2 == 1) != kUpFirst ? 1 : 0;
-      at[2] = tile.expert * kIntermediateSize + tile.n * kHalfN + g / 2 * 64;
-    }
+    const WeightBox box = weight_box<kGateUp>(tile.expert, tile.n, k, g);
     if (mine >= 0) {
-      tma_load_3d_multicast(b, map, at[0], at[1], at[2], full, (1u << kCluster) - 1u, policy);
+      tma_load_3d_multicast(b, map, box.at[0], box.at[1], box.at[2], full, (1u << kCluster) - 1u,
+                            policy);
     } else {
-      tma_load_3d(b, map, at[0], at[1], at[2], full, policy);
+      tma_load_3d(b, map, box.at[0], box.at[1], box.at[2], full, policy);
     }
+  }
+}
+
+// Until the plan is there no tile is known, and the memory rests. Meanwhile the first weights of
+// gate+up come into the L2 cache, of the tile that this block gets if every expert has rows, and
+// all of them in one tile. If one has none, another block soon asks for the same. One warp.
+constexpr int kGuessBytes = 160 << 10;  // of a unit: about what arrives while a plan is made
+MOEJIT_DEVICE void guess_weights(const MoeArgs& a, const TensorMap* map) {
+  using C = Cut<true>;
+  constexpr int kGroups = kBn / kGroupN<true>;
+  constexpr int kBlocks = min_of(kGuessBytes / (kSched_blocks * kStageBytesB), C::kBlocksK);
+  const i64 slots = a.num_tokens * kTopK;
+  const int expert = static_cast<int>(block_id()) / C::kPerTile;
+  if (slots < kNumExperts || slots > static_cast<i64>(kNumExperts) * kBm || expert >= kNumExperts)
+    return;
+  const int n = static_cast<int>(block_id()) % C::kPerTile;
+  for (int i = static_cast<int>(lane_id()); i < kBlocks * kGroups; i += 32) {
+    const WeightBox box = weight_box<true>(expert, n, i / kGroups, i % kGroups);
+    tma_prefetch_3d(map, box.at[0], box.at[1], box.at[2]);
   }
 }
 
@@ -248,6 +275,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     }
     fence_mbar_init();
   }
+  if (kGateUp && kCluster == 1 && warp_id() == 1) guess_weights(a, &maps.map[0]);
   if constexpr (kCluster > 1) {
     cluster_sync();
   } else {

@@ -80,6 +80,7 @@ MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps ma
   const u32 tile = (shared_base() + 1023u) & ~1023u, bar = tile + 4096;
   if (thread_id() == 0) {
     tma_prefetch_map(&maps.map[0]);
+    tma_prefetch_3d(&maps.map[0], kC0, kC1, kC2);
     mbar_init(bar, 1);
     fence_mbar_init();
     mbar_arrive_expect_tx(bar, 4096);
