@@ -289,7 +289,8 @@ def measure(problem, built, tokens, args, clock, limits):
 
                 right(call())
                 run, row["how"] = clock.prepare(call, right, name not in implementations.SYNCHRONISING)
-                ready[name] = (run, [])
+                # With the call itself: it holds the output, which a graph only points to.
+                ready[name] = (run, [], call)
         except Exception as error:
             row["note"] = reason(error)
             leave_if_lost(problem.device, name, row["note"])
@@ -307,7 +308,7 @@ def measure(problem, built, tokens, args, clock, limits):
                     leave_if_lost(problem.device, name, rows[name]["note"])
             if turn >= 4 and time.perf_counter() - begin > args.seconds:
                 break
-    for name, (_, times) in ready.items():
+    for name, (_, times, _) in ready.items():
         times.sort()
         at = lambda share: times[min(int(share * len(times)), len(times) - 1)]
         rows[name].update(median_s=at(0.5), p20_s=at(0.2), p80_s=at(0.8), samples=len(times), share=floor / at(0.5))
