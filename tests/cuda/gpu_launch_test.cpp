@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "backends/cuda/driver.h"
@@ -171,7 +172,8 @@ TEST_F(CudaLaunch, RoutersMatchTheReference) {
   std::vector<std::thread> compilers;
   for (unsigned t = 0; t < std::max(1U, std::thread::hardware_concurrency()); ++t) {
     compilers.emplace_back([&] {
-      for (size_t i; (i = next++) < chosen.size();) get_kernel(chosen[i]->config, options_);
+      for (size_t i; (i = next++) < chosen.size();)
+        std::ignore = get_kernel(chosen[i]->config, options_);
     });
   }
   for (std::thread& t : compilers) t.join();
