@@ -249,9 +249,6 @@ MOEJIT_DEVICE u64 policy_evict_last() {
 MOEJIT_DEVICE u64 policy_evict_normal() {
   return 0x1000000000000000ull;
 }
-MOEJIT_DEVICE void prefetch_l2(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
 
 // --- warp and block ----------------------------------------------------------------------------
 MOEJIT_DEVICE void warp_sync() {

@@ -249,7 +249,6 @@ MOEJIT_DEVICE u64 policy_evict_last() {
 MOEJIT_DEVICE u64 policy_evict_normal() {
   return 0;
 }
-MOEJIT_DEVICE void prefetch_l2(const void*) {}
 
 // --- warp and block ----------------------------------------------------------------------------
 MOEJIT_DEVICE void warp_sync() {

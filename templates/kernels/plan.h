@@ -57,7 +57,7 @@ MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
 MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   using namespace moe;
   static_assert(kExperts <= kPlanThreads);
-  grid_launch_dependents();  // what comes next has something to do before it waits for this entry
+  grid_launch_dependents();  // gate+up of tile90 asks for weights before it waits for this entry
   grid_wait();
   const int thread = static_cast<int>(thread_id());
   const u32 cursor = shared_base();  // [kPlanThreads] rows, then the next free row, of each expert

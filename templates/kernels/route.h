@@ -11,7 +11,7 @@ constexpr int kPerLane = ceil_div(kNumExperts, 32);  // expert j * 32 + lane
 
 // An unsigned key in the order of the values; NaN is 0, below minus infinity. Both zeros are equal.
 MOEJIT_DEVICE u32 order_key(f32 v) {
-  const u32 b = as_u32(v + 0.0f);  // of -0, +0
+  const u32 b = as_u32(v + 0.0f);  // + 0 turns -0 into +0
   if ((b & 0x7fffffffu) > 0x7f800000u) return 0;
   return (b & 0x80000000u) != 0 ? ~b : b | 0x80000000u;
 }

@@ -9,7 +9,8 @@ namespace moe {
 
 // The last two warps open the meeting of the blocks at that time.
 constexpr int kPickThreads = (kWarps - 2) * 32;
-// Few rounds of route_token are quicker; the counting grows with the square of the experts.
+// Few rounds of route_token are quicker; the counting grows with the square of the experts. Groups
+// and a softmax before a bias need a look at all experts first.
 constexpr bool kPicks = kTopK > 2 && kNumExperts <= min_of(256, kPickThreads) &&
                         !(kNGroup > 1 && kTopkGroup < kNGroup) &&
                         !(kRouterOrder == 0 && kScoring == 0 && kHasCorrectionBias);
@@ -22,32 +23,33 @@ constexpr int pick_parts(int count, int keys, int threads) {
   while (parts < 32 && parts * 8 < keys && parts * 2 * count <= threads) parts *= 2;
   return parts;
 }
-// The best kSieved of 32 experts each go on to the second count, in the order of the experts.
+// The best kSieved of 32 experts each go on to the second count, equal ones in the order of the
+// experts.
 constexpr int kSieved = ceil_div(kTopK, 4) * 4;
 constexpr bool kSieves = kNumExperts > 64 && ceil_div(kNumExperts, 32) * kSieved * 2 <= kNumExperts;
 constexpr int kPickExperts = ceil_div(kNumExperts, kSieves ? 32 : 4) * (kSieves ? 32 : 4);
 constexpr int kPickKeys = kSieves ? 32 : kPickExperts;
 constexpr int kPickParts = pick_parts(kPickExperts, kPickKeys, kPickThreads);
 constexpr int kPickWarps = ceil_div(kPickExperts * kPickParts, 32);
-constexpr int kLeft = kPickExperts / 32 * kSieved;
-constexpr int kLeftParts = pick_parts(kLeft, kLeft, kPickWarps * 32);
-constexpr int kLeftWarps = ceil_div(kLeft * kLeftParts, 32);
+constexpr int kFinalists = kPickExperts / 32 * kSieved;
+constexpr int kFinalParts = pick_parts(kFinalists, kFinalists, kPickWarps * 32);
+constexpr int kFinalWarps = ceil_div(kFinalists * kFinalParts, 32);
 
 // In the ring of warp 0: that warp alone fills it, after it has read the weights of the choice.
 struct PickShared {
-  u32 keys;    // of all experts
-  u32 left;    // keys of those that go on, then expert and score of each
-  u32 choice;  // [kTopK] expert and score
-  u32 scores;  // of all experts, where kWeighsAll
+  u32 keys;       // of all experts
+  u32 finalists;  // keys of those that go on, then expert and score of each
+  u32 choice;     // [kTopK] expert and score
+  u32 scores;     // of all experts, where kWeighsAll
 };
 MOEJIT_DEVICE PickShared pick_shared() {
   constexpr int kKeyBytes = kPickWarps * 32 / kPickParts * 4;
-  constexpr int kLeftBytes = kSieves ? kLeft * 12 : 0;
-  static_assert(!kPicks || kKeyBytes + kLeftBytes + kTopK * 8 + kNumExperts * 4 <= kRingBytes);
+  constexpr int kFinalBytes = kSieves ? kFinalists * 12 : 0;
+  static_assert(!kPicks || kKeyBytes + kFinalBytes + kTopK * 8 + kNumExperts * 4 <= kRingBytes);
   PickShared p;
   p.keys = shared_base();
-  p.left = p.keys + kKeyBytes;
-  p.choice = p.left + kLeftBytes;
+  p.finalists = p.keys + kKeyBytes;
+  p.choice = p.finalists + kFinalBytes;
   p.scores = p.choice + kTopK * 8;
   return p;
 }
@@ -84,8 +86,8 @@ MOEJIT_DEVICE u32 count_before(u32 keys, u32 key, u32 number) {
   return before;
 }
 
-// The experts of token 0 and their scores to p.choice. All warps of the block may call it; warp 0
-// has the choice then.
+// The experts of token 0 and their scores to p.choice. The first kPickWarps warps must call it, all
+// may; warp 0 has the choice then.
 MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
   if (warp_id() >= kPickWarps) return;
   u32 number = thread_id() / kPickParts;
@@ -108,28 +110,28 @@ MOEJIT_DEVICE void pick_experts(const MoeArgs& a, const PickShared& p) {
     before = count_before<kPickKeys, kPickParts>(p.keys + number / 32 * 128, key, number % 32);
     if (writes && before < kSieved) {
       const u32 place = number / 32 * kSieved + before;
-      sts_u32(p.left + place * 4, key);
-      sts_u32x2(p.left + kLeft * 4 + place * 8, pick);
+      sts_u32(p.finalists + place * 4, key);
+      sts_u32x2(p.finalists + kFinalists * 4 + place * 8, pick);
     }
     bar_sync(kPickBarrier, kPickWarps * 32);
-    if (warp_id() >= kLeftWarps) return;
-    number = thread_id() / kLeftParts;
-    writes = thread_id() % kLeftParts == 0;
+    if (warp_id() >= kFinalWarps) return;
+    number = thread_id() / kFinalParts;
+    writes = thread_id() % kFinalParts == 0;
     key = 0;
-    if (number < kLeft) {
-      key = lds_u32(p.left + number * 4);
-      pick = lds_u32x2(p.left + kLeft * 4 + number * 8);
+    if (number < kFinalists) {
+      key = lds_u32(p.finalists + number * 4);
+      pick = lds_u32x2(p.finalists + kFinalists * 4 + number * 8);
     }
-    before = count_before<kLeft, kLeftParts>(p.left, key, number);
+    before = count_before<kFinalists, kFinalParts>(p.finalists, key, number);
   } else {
     before = count_before<kPickKeys, kPickParts>(p.keys, key, number);
   }
   if (writes && before < kTopK) sts_u32x2(p.choice + before * 8, pick);
-  bar_sync(kPickBarrier, (kSieves ? kLeftWarps : kPickWarps) * 32);
+  bar_sync(kPickBarrier, (kSieves ? kFinalWarps : kPickWarps) * 32);
 }
 
-// What pick_experts found; `chosen` as in route_token. The scores are read after it, lest their
-// weights be reckoned before it. Warp 0.
+// What pick_experts found; `chosen` as in route_token. The scores are read after it: read before,
+// the compiler computes the weights first, and the plan waits. Warp 0.
 template <typename Chosen>
 MOEJIT_DEVICE Choice take_choice(const PickShared& p, Chosen chosen) {
   const int lane = static_cast<int>(lane_id());

@@ -29,6 +29,7 @@ constexpr int kStagedBytes = kBm < 64 ? 1024 : 2048;  // of a consumer warp, for
 constexpr bool kMovesRegisters = kConsumers > 1;
 // Rows of x are gathered; those of h lie side by side and come in boxes.
 constexpr int kBoxRows = min_of(kBm, 32);
+static_assert(kBm % kBoxRows == 0);
 
 struct Shared90 {
   u32 ring, staged, full, empty;
@@ -74,8 +75,6 @@ MOEJIT_DEVICE int group_row(int n, int g) {
   return g < kPerHalf ? gate_row(i) : up_row(i);
 }
 
-// Up to so many rows of a swapped tile count in eights, more in sixteens.
-constexpr int kFineRows = 32;
 // Rows of a tile that the consumers look at: whole fragments of theirs.
 template <bool kGateUp>
 MOEJIT_DEVICE int rows_read(const Tile90& tile) {
@@ -130,7 +129,8 @@ MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k,
 
 // Until the plan is there no tile is known, and the memory rests. Meanwhile the first weights of
 // gate+up come into the L2 cache, of the tile that this block gets if every expert has rows, and
-// all of them in one tile. If one has none, another block soon asks for the same. One warp.
+// all of them in one tile. An expert without rows is read for nothing; the tiles behind it then
+// belong to other blocks, which find them there. One warp.
 constexpr int kGuessBytes = 160 << 10;  // of a unit: about what arrives while a plan is made
 MOEJIT_DEVICE void guess_weights(const MoeArgs& a, const TensorMap* map) {
   using C = Cut<true>;
@@ -275,6 +275,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     }
     fence_mbar_init();
   }
+  // Clusters are for experts of many rows, whose first tiles are not to be guessed.
   if (kGateUp && kCluster == 1 && warp_id() == 1) guess_weights(a, &maps.map[0]);
   if constexpr (kCluster > 1) {
     cluster_sync();

@@ -1,7 +1,7 @@
 // Products whose columns are the rows of the layer: the weights are the 64-row operand of wgmma,
-// and columns come in eights, so that no expert pays for rows that it does not have. kSched_tile_n
-// / 128 consumer warpgroups take 128 channels each: two products of 64, gate and up of the same
-// channels where the layer is gated.
+// and columns come in eights and sixteens, so that an expert pays for few rows that it does not
+// have. kSched_tile_n / 128 consumer warpgroups take 128 channels each: two products of 64, gate
+// and up of the same channels where the layer is gated.
 #pragma once
 
 #include "kernels/tile90_turn.h"
@@ -75,7 +75,7 @@ MOEJIT_DEVICE void consume_swapped(const MoeArgs& a, const Shared90& s, u32 warp
   f32 lo[kBm / 2], hi[kBm / 2];
   LaneRows<kWeightOnInput == kGateUp, !kGateUp> rows;
   rows.find(a, tile);
-  multiply_rows<kGateUp, kBm / 8>(ceil_div(tile.rows, 8), s, warpgroup, count, ring, lo, hi,
+  multiply_rows<kGateUp, kBm / 8>(rows_read<kGateUp>(tile) / 8, s, warpgroup, count, ring, lo, hi,
                                   [&] { rows.weigh(a); });
   const u32 staged = s.staged + warpgroup * 4 * kStagedBytes;
   if constexpr (kGateUp) {

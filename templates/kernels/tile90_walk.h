@@ -15,6 +15,9 @@ constexpr bool kSwapped = kGateUp ? kSwap >= 1 : kSwap == 2;
 constexpr int kBm = kSched_tile_m;
 constexpr int kBn = kSched_tile_n;  // columns of a product: half gate and half up, in gate+up
 constexpr int kHalfN = kBn / 2;
+// Up to so many rows of a swapped tile count in eights, more in sixteens.
+constexpr int kFineRows = 32;
+static_assert(kBm <= kFineRows || kBm % 16 == 0);
 constexpr int kHColumns = kGated ? kHalfN : kBn;  // columns of h of a tile
 constexpr int kCluster = kSched_cluster;
 constexpr int kParts = kSched_split;  // of the reduction of down
@@ -107,11 +110,12 @@ MOEJIT_DEVICE Tile90 locate90(const NextItem& next) {
   tile.part = C::kRanges == 1 ? 0 : column / C::kColumns;
   tile.n = column - tile.part * C::kColumns;
   const int first = static_cast<int>(t.w), rows = entry_rows(t);
-  if constexpr (kSwapped<kGateUp>) {  // tiles of an expert alike, but for eight rows
-    const int eights = ceil_div(rows, 8);
-    const int begin = eights * m / tiles * 8;
+  if constexpr (kSwapped<kGateUp>) {  // tiles of an expert alike, but for what counts as one
+    constexpr int kGranule = kBm > kFineRows ? 16 : 8;
+    const int granules = ceil_div(rows, kGranule);
+    const int begin = granules * m / tiles * kGranule;
     tile.first_row = first + begin;
-    tile.rows = min_of(rows, eights * (m + 1) / tiles * 8) - begin;
+    tile.rows = min_of(rows, granules * (m + 1) / tiles * kGranule) - begin;
   } else {
     tile.first_row = first + m * kPlanTile;
     tile.rows = min_of(kPlanTile, rows - m * kPlanTile);

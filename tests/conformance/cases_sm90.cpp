@@ -97,7 +97,7 @@ MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps ma
 }  // namespace
 
 void add_sm90_cases(std::vector<Case>* cases) {
-  for (int n : {8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 192, 256}) {
+  for (int n : {8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 256}) {
     cases->push_back(wgmma_case(n, false, false, Fill::kHalfInts, 0));
   }
   for (int n : {64, 128, 256}) cases->push_back(wgmma_case(n, false, true, Fill::kHalfInts, 0));
@@ -122,6 +122,26 @@ MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
   cases->push_back(tensor_case(-8, -3, 2));
   cases->push_back(tensor_case(48, 12, 1));
   cases->push_back(tensor_case(0, 0, 3));
+  Case rows = {.name = "tma_load_rows",
+               .arch = "sm_90a",
+               .body = R"(
+MOEJIT_KERNEL_MAPS(k0, 32, 1)(MOEJIT_PARAM MoeArgs a, MOEJIT_PARAM TensorMaps maps) {
+  const u32 tile = (shared_base() + 1023u) & ~1023u, bar = tile + 1024;
+  if (thread_id() == 0) {
+    mbar_init(bar, 1);
+    fence_mbar_init();
+    mbar_arrive_expect_tx(bar, 1024);
+    tma_load_rows(tile, &maps.map[0], 0, 3, 5, bar, policy_evict_first());
+  }
+  warp_sync();
+  mbar_wait(bar, 0);
+  for (u32 i = thread_id(); i < 160; i += 32) stg_u32(OUT + i, lds_u32(tile + i * 4));
+}
+)",
+               .shared_bytes = 1024 + 1024 + 16,
+               .out_words = 160};
+  rows.maps.push_back({.base = TensorMapSpec::Base::kW13, .dims = {64, 20}, .box = {64, 8}});
+  cases->push_back(rows);
   cases->push_back({.name = "bulk_ring",
                     .arch = "sm_90a",
                     .body = R"(

@@ -162,6 +162,13 @@ std::vector<NamedConfig> make_routers() {
   list.push_back({"experts_1024", wide});
   MoeConfig all = base(7, 7, 8, 8);  // every expert is chosen; E is no power of two
   list.push_back({"all_of_7", all});
+  list.push_back({"softmax_128", base(128, 8, 8, 8)});
+  MoeConfig many = base(256, 8, 8, 8);
+  many.router = {.scoring = Scoring::kSigmoid,
+                 .order = RouterOrder::kScoreThenTopk,
+                 .correction_bias = true,
+                 .renormalize = true};
+  list.push_back({"sigmoid_256", many});
   return list;
 }
 

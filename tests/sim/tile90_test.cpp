@@ -61,6 +61,8 @@ TEST_P(SimTile90, MatchesReference) {
       .gated = form.gated,
       .bias = true,
       .transposed = form.transposed,
+      .interleaved = form.interleaved,
+      .up_first = form.up_first,
       .weight_on_input = form.weight_on_input,
       .router = {}};
   const Family* family = moejit::internal::find_family("cuda_tile90");

@@ -150,9 +150,6 @@ MOEJIT_DEVICE u64 policy_evict_last() {
 MOEJIT_DEVICE u64 policy_evict_normal() {
   return 0x1000000000000000ull;
 }
-MOEJIT_DEVICE void prefetch_l2(const void* p, MOEJIT_SIM_LINE) {
-  moejit_sim_runtime->prefetch(p, line);
-}
 
 // --- warp and block ----------------------------------------------------------------------------
 MOEJIT_DEVICE void warp_sync(MOEJIT_SIM_LINE) {
