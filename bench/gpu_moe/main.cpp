@@ -20,6 +20,7 @@
 #include "generator/family.h"
 #include "model.h"
 #include "tuner/check.h"
+#include "tuner/estimator.h"
 #include "tuner/limits.h"
 #include "tuner/roofline.h"
 #include "tuner/workload.h"
@@ -132,15 +133,9 @@ int run_compile(const Device& device, const Arguments& args) {
 
 constexpr int64_t kLibrarySize = 8192;
 
-Result<double> library_flops(const Device& device) {
-  auto product = LibraryProduct::make(device, kLibrarySize);
-  if (!product.ok()) return product.status();
-  return (*product)->flops(device);
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+Result<double> library_flops(const Device& device, LibraryProduct* product) {
+  MOEJIT_RETURN_IF_ERROR(product->open(device, kLibrarySize));
+  return product->flops(device);
 }
 
 int run_limits(const Device& device, std::FILE* json) {
@@ -153,7 +148,8 @@ int run_limits(const Device& device, std::FILE* json) {
               limits->read_bytes_per_s * 1e-12, limits->dot_flops_per_s * 1e-12,
               limits->launch_s * 1e6);
   double cublas = 0;
-  const auto rate = library_flops(device);
+  LibraryProduct product;
+  const auto rate = library_flops(device, &product);
   if (rate.ok()) cublas = *rate;
   std::printf("cuBLAS bf16 8192^3: %s\n", rate.ok()
                                               ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str()
@@ -217,11 +213,11 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   const DeviceLimits limits =
       probed.ok() ? *probed : guess_limits(device.info().target, config.dtype);
   DeviceLimits reachable = limits;
-  auto product = LibraryProduct::make(device, kLibrarySize);
-  const auto rate = product.ok() ? (*product)->flops(device) : product.status();
+  LibraryProduct product;
+  const auto rate = library_flops(device, &product);
   if (rate.ok()) reachable.dot_flops_per_s = *rate;
   if (!args.beside) {
-    product = Status(StatusCode::kInternal, "not asked for");  // its matrices take half a gigabyte
+    product = {};  // its matrices take half a gigabyte
   } else if (!rate.ok()) {
     std::printf("%s\n", rate.status().to_string().c_str());
     return 1;
@@ -293,7 +289,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       const auto times = device.time(
           [&](int at_launch, Stream s) {
             const int i = at_launch / each;
-            if (at_launch % each != 0) return (*product)->launch(s);
+            if (at_launch % each != 0) return product.launch(s);
             MoeArgs a = (*load)->args(i);
             if (args.routed) router.apply(&a, i);
             return launchable.launch(a, s);
@@ -312,7 +308,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
       const double predicted =
           predict_seconds(config, device.info().target, b.schedule, limits, counts);
       const double beside =
-          args.beside ? (*product)->operations() / median(products[at % built.size()]) : 0;
+          args.beside ? product.operations() / summarize(products[at % built.size()]).median_s : 0;
       char of_library[48] = "";
       if (args.beside) {
         std::snprintf(of_library, sizeof of_library, "%.2f of %.0f TF beside  ",

@@ -3,8 +3,6 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +14,7 @@
 
 #include "backends/cuda/driver.h"
 #include "moejit/moejit.h"
+#include "tests/generators/on_all_cores.h"
 #include "tests/generators/problem.h"
 
 namespace moejit_test {
@@ -168,15 +167,8 @@ TEST_F(CudaLaunch, RoutersMatchTheReference) {
   for (size_t i = 0; i < all.size(); ++i) {
     if (test_level() > 1 || i % 5 == 0 || i + 4 >= all.size()) chosen.push_back(&all[i]);
   }
-  std::atomic<size_t> next{0};
-  std::vector<std::thread> compilers;
-  for (unsigned t = 0; t < std::max(1U, std::thread::hardware_concurrency()); ++t) {
-    compilers.emplace_back([&] {
-      for (size_t i; (i = next++) < chosen.size();)
-        std::ignore = get_kernel(chosen[i]->config, options_);
-    });
-  }
-  for (std::thread& t : compilers) t.join();
+  on_all_cores(chosen.size(),
+               [&](size_t i) { std::ignore = get_kernel(chosen[i]->config, options_); });
   for (const NamedConfig* named : chosen) {
     const auto kernel = get_kernel(named->config, options_);
     ASSERT_TRUE(kernel.ok()) << named->name << ": " << kernel.status().to_string();

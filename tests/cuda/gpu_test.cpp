@@ -2,14 +2,12 @@
 // the driver's reason, where there is none.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <atomic>
 #include <map>
-#include <thread>
 #include <vector>
 
 #include "backends/cuda/driver.h"
 #include "tests/generators/gpu_configs.h"
+#include "tests/generators/on_all_cores.h"
 #include "tuner/check.h"
 #include "tuner/limits.h"
 #include "tuner/workload.h"
@@ -55,20 +53,12 @@ TEST_F(CudaGpu, EveryFamilyMatchesTheReference) {
       }
     }
   }
-  // Compiling is what takes time: on all cores.
   std::vector<Kernel*> list;
   for (auto& [name, kernel] : kernels) list.push_back(&kernel);
-  std::atomic<size_t> next{0};
-  std::vector<std::thread> compilers;
-  for (unsigned t = 0; t < std::max(1U, std::thread::hardware_concurrency()); ++t) {
-    compilers.emplace_back([&] {
-      for (size_t i; (i = next++) < list.size();) {
-        list[i]->source = list[i]->family->emit(list[i]->config, target, list[i]->schedule);
-        list[i]->binary = device_->compile(list[i]->source);
-      }
-    });
-  }
-  for (std::thread& t : compilers) t.join();
+  moejit_test::on_all_cores(list.size(), [&](size_t i) {
+    list[i]->source = list[i]->family->emit(list[i]->config, target, list[i]->schedule);
+    list[i]->binary = device_->compile(list[i]->source);
+  });
   for (const NamedConfig& c : gpu_configs()) {
     auto weights = Weights::make(c.config, *device_, 1);
     ASSERT_TRUE(weights.ok()) << weights.status().to_string();
