@@ -9,12 +9,14 @@
 
 namespace moejit::internal {
 
-// Two entries, each to be launched alone. `read` streams MoeArgs::x, num_tokens bytes of it,
-// through all units. `dot` runs num_tokens iterations of register-only multiply-adds on every unit.
-// Both write a few bytes to `out`, so that nothing is optimised away.
+// Two entries, each to be launched alone. `read` streams MoeArgs::x, num_tokens bytes of it (a
+// multiple of 1 MiB), read_passes times through all units. `dot` runs num_tokens iterations of
+// register-only multiply-adds on every unit. Both write a few bytes to `out`, so that nothing is
+// optimised away.
 struct Probe {
   KernelSource read;
   KernelSource dot;
+  int read_passes = 1;
   double dot_flops_per_iteration = 0;  // of all units together
   int64_t out_bytes = 0;               // that `out` must hold
 };

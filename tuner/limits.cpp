@@ -28,7 +28,7 @@ Result<std::vector<double>> time_launches(const Device& device, const Module& mo
 
 // A limit is what the device can do: its rates are those of a low quantile of the times, because
 // what else runs on the machine only adds to them.
-Result<double> probe_read(const Device& device, const Module& module, void* out) {
+Result<double> probe_read(const Device& device, const Module& module, int passes, void* out) {
   const Target& target = device.info().target;
   // Far beyond every cache, and small enough to be had.
   int64_t bytes =
@@ -49,7 +49,7 @@ Result<double> probe_read(const Device& device, const Module& module, void* out)
   args.num_tokens = bytes;
   const auto samples = time_launches(device, module, args, kSamples);
   if (!samples.ok()) return samples.status();
-  return static_cast<double>(bytes) / summarize(*samples).p20_s;
+  return static_cast<double>(bytes) * passes / summarize(*samples).p20_s;
 }
 
 Result<double> probe_dot(const Device& device, const Module& module, void* out, double flops) {
@@ -132,7 +132,7 @@ Result<DeviceLimits> probe_limits(const Device& device, DType dtype) {
   if (!out.ok()) return out.status();
   const auto read = build(device, probe->read);
   if (!read.ok()) return read.status();
-  const auto bandwidth = probe_read(device, **read, out->get());
+  const auto bandwidth = probe_read(device, **read, probe->read_passes, out->get());
   if (!bandwidth.ok()) return bandwidth.status();
   limits.read_bytes_per_s = *bandwidth;
 

@@ -138,6 +138,13 @@ Result<double> library_flops(const Device& device, LibraryProduct* product) {
   return product->flops(device);
 }
 
+void write_limits(std::FILE* json, const DeviceLimits& limits, double cublas) {
+  if (json == nullptr) return;
+  std::fprintf(json,
+               "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
+               limits.read_bytes_per_s, limits.dot_flops_per_s, limits.launch_s, cublas);
+}
+
 int run_limits(const Device& device, std::FILE* json) {
   const auto limits = probe_limits(device, DType::kBF16);
   if (!limits.ok()) {
@@ -154,11 +161,7 @@ int run_limits(const Device& device, std::FILE* json) {
   std::printf("cuBLAS bf16 8192^3: %s\n", rate.ok()
                                               ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str()
                                               : rate.status().to_string().c_str());
-  if (json != nullptr) {
-    std::fprintf(
-        json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
-        limits->read_bytes_per_s, limits->dot_flops_per_s, limits->launch_s, cublas);
-  }
+  write_limits(json, *limits, cublas);
   return 0;
 }
 
@@ -216,6 +219,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   LibraryProduct product;
   const auto rate = library_flops(device, &product);
   if (rate.ok()) reachable.dot_flops_per_s = *rate;
+  write_limits(json, limits, rate.ok() ? *rate : 0);
   if (!args.beside) {
     product = {};  // its matrices take half a gigabyte
   } else if (!rate.ok()) {

@@ -14,13 +14,15 @@ Probe emit_cuda_probe(const Target& target, DType dtype) {
                          .router = {}};
   const bool wgmma = gpu::arch_number(target) == 90 && dtype != DType::kF32;
   Probe probe;
-  probe.read = gpu::make_source(config, target, Schedule{.family = "cuda_probe", .params = {}}, {},
+  probe.read_passes = 4;
+  const Schedule schedule{.family = "cuda_probe", .params = {{"passes", probe.read_passes}}};
+  probe.read = gpu::make_source(config, target, schedule, {},
                                 wgmma ? "kernels/probe90.h" : "kernels/probe.h");
   probe.dot = probe.read;
 
   Entry read;
   read.name = "probe_read";
-  read.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = 8};
+  read.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = 2};
   read.threads = 512;
   probe.read.name = std::string("probe_read_") + to_string(dtype) + ".cu";
   probe.read.entries = {read};

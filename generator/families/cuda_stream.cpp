@@ -127,12 +127,14 @@ class CudaStream : public Family {
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
-    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20).
+    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20). Its rings hold
+    // little: the more is under way, the slower an H200 reads (25); one or two tokens want the
+    // first weights early.
     if (tokens <= 8) {
       Schedule whole{
           .family = name(),
           .params = {{"warps", 16}, {"tile_m", 1}, {"tile_n", 1}, {"blocks", 1}, {"fused", 1}}};
-      for (int stages : {5, 4, 3}) {
+      for (int stages : tokens > 2 ? std::vector<int>{3, 4, 5} : std::vector<int>{5, 4, 3}) {
         whole.params["stages"] = stages;
         if (!why_not(config, target, whole)) return whole;
       }
@@ -206,8 +208,21 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   // and a fifth less for every further 8 rows of an expert.
   const int warps = schedule.at("blocks") * schedule.at("warps");
   const double sustained = warps >= 16 ? 0.98 : warps >= 12 ? 0.96 : warps >= 8 ? 0.92 : 0.78;
+  const bool fused =
+      schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule));
   gate_up.streaming = down.streaming =
       sustained / (1 + 0.2 * (octets / std::max(experts, 1.0) - 1));
+  if (!fused) {
+    // Warps without a stage of a unit wait for the others, and each further 8 tokens of a unit take
+    // instructions whether they exist or not: measured, an H200.
+    const auto even = [&](double length) {
+      const double stages = std::ceil(length / 64), turns = schedule.at("warps");
+      return stages / (std::ceil(stages / turns) * turns);
+    };
+    const double wide = 1 + 0.15 * (schedule.at("tile_n") - 1);
+    gate_up.streaming *= even(h) / wide;
+    down.streaming *= even(i) / wide;
+  }
   // Beyond the sorted list every unit of `down` scans topk_ids, 32 of them in a trip to the L2.
   const double listed = tokens * static_cast<double>(gpu::slots(config));
   if (listed > static_cast<double>(kListSlots)) {
@@ -217,8 +232,14 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   }
   // Measured on an H200: partial results by way of y, a counter and the last block's combine cost 3
   // us; where rings run on from one product into the other there is no second launch.
-  if (schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule))) {
+  if (fused) {
     down.launches = 0;
+    // The plan, the meeting and the last products; one or two tokens want their first weights
+    // early, and otherwise an H200 reads the slower the more is under way.
+    const int stages = schedule.at("stages");
+    down.latency_s += 2.5e-6 + (tokens <= 2 ? 0.3e-6 * std::max(0, 5 - stages) : 0.0);
+    gate_up.streaming *= 1 - 0.006 * (stages - 3);
+    down.streaming *= 1 - 0.006 * (stages - 3);
   } else {
     down.latency_s += 3e-6;
   }

@@ -154,7 +154,7 @@ MOEJIT_DEVICE f32x4 ldg_f32x4(const void* p) {
 MOEJIT_DEVICE u32x4 ldg_stream(const void* p, u64 policy) {
   u32x4 v;
   asm volatile(
-      "ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.b32 {%0,%1,%2,%3}, [%4], %5;"
+      "ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.b32 {%0,%1,%2,%3}, [%4], %5;"
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
       : "l"(p), "l"(policy));
   return v;

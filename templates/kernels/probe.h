@@ -1,5 +1,6 @@
-// What a device can do at most: `probe_read` streams num_tokens bytes of x through all units,
-// `probe_dot` runs num_tokens iterations of tensor-core (f32: FMA) products without memory.
+// What a device can do at most: `probe_read` streams num_tokens bytes of x, whole pieces of 64 KiB,
+// through all units kSched_passes times, so that its start and its end do not count; `probe_dot`
+// runs num_tokens iterations of tensor-core (f32: FMA) products without memory.
 #pragma once
 
 #include "kernels/common.h"
@@ -7,25 +8,27 @@
 namespace moe {
 constexpr int kProbeThreads = 512;
 constexpr int kProbeChains = 8;  // independent accumulators of a warp
+constexpr int kProbeLoads = 8;   // of 16 bytes that a thread has under way
 }  // namespace moe
 
 MOEJIT_KERNEL(probe_read, moe::kProbeThreads, 2)(moejit_abi::MoeArgs a) {
   using namespace moe;
   const u64 policy = policy_evict_first();
-  const i64 pieces = a.num_tokens / 16;
-  const i64 stride = static_cast<i64>(block_count()) * kProbeThreads;
+  constexpr i64 kPiece = kProbeThreads * kProbeLoads * 16;
+  const i64 pieces = a.num_tokens / kPiece;
   u32 sum = 0;
-  i64 p = static_cast<i64>(block_id()) * kProbeThreads + thread_id();
-  for (; p + 3 * stride < pieces; p += 4 * stride) {
-    u32x4 v[4];
-    MOEJIT_UNROLL
-    for (int i = 0; i < 4; ++i) v[i] = ldg_stream(at(a.x, (p + i * stride) * 16), policy);
-    MOEJIT_UNROLL
-    for (int i = 0; i < 4; ++i) sum ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
-  }
-  for (; p < pieces; p += stride) {
-    const u32x4 v = ldg_stream(at(a.x, p * 16), policy);
-    sum ^= v.x ^ v.y ^ v.z ^ v.w;
+  MOEJIT_NO_UNROLL
+  for (int pass = 0; pass < moejit_cfg::kSched_passes; ++pass) {
+    MOEJIT_NO_UNROLL
+    for (i64 p = block_id(); p < pieces; p += block_count()) {
+      const i64 from = p * kPiece + thread_id() * 16;
+      u32x4 v[kProbeLoads];
+      MOEJIT_UNROLL
+      for (int i = 0; i < kProbeLoads; ++i)
+        v[i] = ldg_stream(at(a.x, from + i * (kProbeThreads * 16)), policy);
+      MOEJIT_UNROLL
+      for (int i = 0; i < kProbeLoads; ++i) sum ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
+    }
   }
   // Almost never, and the compiler cannot know it.
   if (sum == 0x9e3779b9u) stg_u32(at(a.out, 0), sum);

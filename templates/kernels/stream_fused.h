@@ -230,23 +230,48 @@ struct HiddenRows {
 MOEJIT_DEVICE void fetch_hidden(const MoeArgs& a, const FewShared& few, u32 hidden, int first,
                                 int end) {
   const u8* h = region(a, kRegion_h);
+  constexpr int kTogether = min_of(8, ceil_div(kSlots * kStagesI, kWarps * 4) + 1);
   MOEJIT_NO_UNROLL
-  for (int p = first * 8 + static_cast<int>(lane_id()); p < end * 8; p += 32) {
-    const int stage = p / 8;
-    const int chunk = stage / kStagesI;
-    const int piece = p - chunk * (kStagesI * 8);
-    u32x4 v = {0, 0, 0, 0};
-    if (piece < kPiecesI) v = ldg_u32x4(h + column_slot(few, chunk, 0) * kPitchI + piece * 16);
-    sts_u32x4(hidden + p * 16, v);
+  for (int begin = first * 8 + static_cast<int>(lane_id()); begin < end * 8;
+       begin += 32 * kTogether) {
+    u32x4 v[kTogether];
+    MOEJIT_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int p = begin + i * 32;
+      const int chunk = p / (kStagesI * 8);
+      const int piece = p - chunk * (kStagesI * 8);
+      v[i] = {0, 0, 0, 0};
+      if (p < end * 8 && piece < kPiecesI)
+        v[i] = ldg_u32x4(h + column_slot(few, chunk, 0) * kPitchI + piece * 16);
+    }
+    MOEJIT_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      if (begin + i * 32 < end * 8) sts_u32x4(hidden + (begin + i * 32) * 16, v[i]);
+    }
   }
   warp_sync();
 }
-// Every column is that token; the first counts.
-MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM][kTileN][4]) {
-  u32x4 x[kTileN][2];
-  x[0][0] = lds_u32x4(stage);
-  x[0][1] = lds_u32x4(stage + 64);
-  multiply_stage(reader, x, acc);
+// Every column is that token; the first counts. Its stages are few and most lie in the ring
+// already: the four products of one go to two sums, so that they wait for each other half as long.
+MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM][kTileN][4],
+                                   f32 (&odd)[kTileM][kTileN][4]) {
+  static_assert(kTileM == 1 && kTileN == 1);
+  u32x4 x[2], top[2], low[2];
+  MOEJIT_UNROLL
+  for (u32 half = 0; half < 2; ++half) {
+    x[half] = lds_u32x4(stage + half * 64);
+    top[half] = lds_u32x4(reader.at + half * reader.half);
+    low[half] = lds_u32x4(reader.at + half * reader.half + 1024);
+  }
+  MOEJIT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const u32 a0[4] = {top[half].x, low[half].x, top[half].y, low[half].y};
+    const u32 a1[4] = {top[half].z, low[half].z, top[half].w, low[half].w};
+    const u32 b0[2] = {x[half].x, x[half].y}, b1[2] = {x[half].z, x[half].w};
+    mma(acc[0][0], a0, b0);
+    mma(odd[0][0], a1, b1);
+  }
+  reader.next();
 }
 
 // The block's rows of down: h, w2 -> out. Block-collective.
@@ -299,13 +324,17 @@ MOEJIT_DEVICE void down_few(const MoeArgs& a, const StreamShared& s, const FewSh
       }
     }
     if (one) {
+      f32 odd[kTileM][kTileN][4];
+      zero(odd);
       MOEJIT_NO_UNROLL
       for (int i = down.first; i < down.end; ++i) {
         cp_async_wait<kRing - 2>();
         warp_sync();
         feeder.issue_down();  // into the slot that the previous step read
-        multiply_hidden(reader, hidden + i * 128 + (lane & 3u) * 16, acc);
+        multiply_hidden(reader, hidden + i * 128 + (lane & 3u) * 16, acc, odd);
       }
+      MOEJIT_UNROLL
+      for (int c = 0; c < 4; ++c) acc[0][0][c] += odd[0][0][c];
     } else {
       MOEJIT_NO_UNROLL
       for (int i = 0; i < count;) {
@@ -361,6 +390,7 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   feeder.owners = s.owners;
   const Share of_warp = warp_share(kStagesH, warp);
   Reader reader = make_reader(s);
+  bool first_share = false;
   MOEJIT_NO_UNROLL
   for (bool again = false;; again = true) {
     const GateWalk gate = gate_share(plan, s, a, share, again);
@@ -371,8 +401,8 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
     if (share >= block_count()) break;  // all were taken before this block started
     gate_few(a, s, few, gate, feeder, of_warp, reader);
     block_sync();
-    if (share == 0 && a.routed != 0) publish_choice(a, few);
     if (thread_id() == 0) sts_u32(s.sums, next_ticket(m));
+    first_share |= share == 0;
     block_sync();
     share = lds_u32(s.sums);
     if (share >= block_count()) break;
@@ -380,12 +410,11 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
     cp_async_wait<0>();
     block_sync();
   }
-  u32 left = 0;
-  if (thread_id() == 0) {
-    wait_for_all(m);
-    left = leave_meeting(m);
-  }
+  if (thread_id() == 0) wait_for_all(m);
   block_sync();
+  u32 left = 0;
+  if (thread_id() == 0) left = leave_meeting(m);  // its answer is not waited for
   down_few(a, s, few, feeder.down, feeder, reader);
+  if (first_share && a.routed != 0) publish_choice(a, few);
   if (thread_id() == 0 && left == block_count() - 1) close_meeting(m);
 }

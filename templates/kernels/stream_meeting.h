@@ -71,9 +71,8 @@ MOEJIT_DEVICE void open_meeting(const Meeting& m) {
 // The next ticket after this block's share, whose results a block_sync has ordered before. One
 // thread.
 MOEJIT_DEVICE u32 next_ticket(const Meeting& m) {
-  const u64 old = word_add(m.tickets, kStep);
-  word_add_release(m.done, kStep);
-  return count_of(old) & 0xffffu;
+  word_add_release(m.done, kStep);  // first: others wait for it
+  return count_of(word_add(m.tickets, kStep)) & 0xffffu;
 }
 // Until all shares are done. One thread.
 MOEJIT_DEVICE void wait_for_all(const Meeting& m) {

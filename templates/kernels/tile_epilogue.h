@@ -9,14 +9,23 @@ namespace moe {
 constexpr bool kPaired =
     kGated && !kInterleaved;  // gate columns, then up columns, in a product tile
 
-// Column i of h from the two accumulators.
-MOEJIT_DEVICE f32 h_value(const MoeArgs& a, const Tile& tile, int i, f32 weight, f32 gate, f32 up) {
+// h from the two accumulators; no addition of zeros, which the compiler has to keep.
+MOEJIT_DEVICE f32 h_of(f32 gate, f32 up, f32 weight, f32 gate_bias, f32 up_bias) {
   f32 g = gate * weight, u = up * weight;
   if constexpr (kBias) {
-    g += bias13(a, tile.expert, gate_row(i));
-    if constexpr (kGated) u += bias13(a, tile.expert, up_row(i));
+    g += gate_bias;
+    if constexpr (kGated) u += up_bias;
   }
   return activate(g, u);
+}
+// Column i of h.
+MOEJIT_DEVICE f32 h_value(const MoeArgs& a, const Tile& tile, int i, f32 weight, f32 gate, f32 up) {
+  f32 gate_bias = 0.0f, up_bias = 0.0f;
+  if constexpr (kBias) {
+    gate_bias = bias13(a, tile.expert, gate_row(i));
+    if constexpr (kGated) up_bias = bias13(a, tile.expert, up_row(i));
+  }
+  return h_of(gate, up, weight, gate_bias, up_bias);
 }
 
 // One row of the first product. kFragments 8-column fragments; fragment j begins at column
