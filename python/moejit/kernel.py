@@ -320,9 +320,6 @@ class Kernel:
     def _common(self, x: Any, w13: Any, w2: Any, b13: Any, b2: Any, out: Any,
                 stream: int) -> "Tuple[int, List[int], Any, List[Tuple[str, _tensors.View]]]":
         """Checks the arguments of both kinds of launch: tokens, addresses, out, and the views, which must stay alive."""
-        if self._forked:
-            raise DeviceError("kernel: it was made before fork(), which no GPU context survives; call get_kernel in the "
-                              "child, or start workers with the spawn method")
         config = self.config
         seen_x = _tensors.view("x", x, stream)
         if len(seen_x.shape) != 2:
@@ -358,6 +355,9 @@ class Kernel:
         return torch.cuda.stream(torch.cuda.ExternalStream(number, index) if number else torch.cuda.default_stream(index))
 
     def _stream(self, x: Any, stream: Any) -> int:
+        if self._forked:  # before torch or CuPy is asked for its stream, which fails with other words
+            raise DeviceError("kernel: it was made before fork(), which no GPU context survives; call get_kernel in the "
+                              "child, or start workers with the spawn method")
         if not self._on_gpu:
             return 0
         if stream is not None:
