@@ -112,6 +112,28 @@ void Engine::bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t b
   enqueue(std::move(pending));
 }
 
+namespace {
+
+std::array<int64_t, 4> box_of(const TensorMapData& map, const int* at) {
+  return {static_cast<int64_t>(reinterpret_cast<uintptr_t>(map.base)), at[0], at[1],
+          map.rank > 2 ? at[2] : 0};
+}
+
+}  // namespace
+
+// What is wrong with the map of a copy of `rank` dimensions, or "".
+std::string Engine::map_misuse(const void* map, int rank) const {
+  TensorMapData data;
+  std::memcpy(&data, map, sizeof data);
+  if (data.magic != moejit_sim::kTensorMapMagic) return "the tensor map was not encoded";
+  if (data.rank != static_cast<unsigned>(rank)) {
+    return "the tensor map has " + std::to_string(data.rank) + " dimensions, the copy " +
+           std::to_string(rank);
+  }
+  if (reinterpret_cast<uintptr_t>(map) % 64 != 0) return "the tensor map must be 64-aligned";
+  return "";
+}
+
 void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t rows,
                          uint32_t bar, uint32_t blocks, uint32_t line) {
   ++counters_.instructions;
@@ -120,24 +142,21 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   Pending pending;
   std::memcpy(&pending.map, map, sizeof pending.map);
   const TensorMapData& data = pending.map;
-  std::string why;
+  std::string why = map_misuse(map, rank);
   const uint32_t inner = data.box[0] * data.element_bytes;
-  if (data.magic != moejit_sim::kTensorMapMagic) {
-    why = "the tensor map was not encoded";
-  } else if (data.rank != static_cast<unsigned>(rank)) {
-    why = "the tensor map has " + std::to_string(data.rank) + " dimensions, the copy " +
-          std::to_string(rank);
-  } else if (dst % 128 != 0) {
+  if (why.empty() && dst % 128 != 0)
     why = "destination " + std::to_string(dst) + " must be 128-aligned";
-  } else if (reinterpret_cast<uintptr_t>(map) % 64 != 0) {
-    why = "the tensor map must be 64-aligned";
-  } else if (inner % 16 != 0 || (data.swizzle_bytes != 0 && inner > data.swizzle_bytes)) {
+  if (why.empty() && (inner % 16 != 0 || (data.swizzle_bytes != 0 && inner > data.swizzle_bytes))) {
     why = "a row of the box has " + std::to_string(inner) +
           " bytes: must be a multiple of 16, at most the swizzle's " +
           std::to_string(data.swizzle_bytes);
   }
   if (!why.empty()) {
     fail(FindingKind::kCopyMisuse, where(thread, line) + "\n  tensor copy: " + why);
+  }
+  if (const auto ahead = boxes_ahead_.find(box_of(data, at)); ahead != boxes_ahead_.end()) {
+    ++counters_.boxes_ahead_loaded;
+    boxes_ahead_.erase(ahead);
   }
   pending.kind = Pending::kTensor;
   pending.thread = thread;
@@ -161,6 +180,17 @@ void Engine::tensor_load(uint32_t dst, const void* map, int rank, const int* at,
   for (uint32_t r = 0; blocks >> r != 0; ++r) {
     if ((blocks >> r & 1) != 0) send(block_of_cluster(r, line));
   }
+}
+
+// Nothing is written and nobody waits: no result depends on it.
+void Engine::tensor_prefetch(const void* map, int rank, const int* at, uint32_t line) {
+  ++counters_.instructions;
+  current_->line = line;
+  if (const std::string why = map_misuse(map, rank); !why.empty())
+    fail(FindingKind::kCopyMisuse, where(current_, line) + "\n  tensor prefetch: " + why);
+  TensorMapData data;
+  std::memcpy(&data, map, sizeof data);
+  if (boxes_ahead_.insert(box_of(data, at)).second) ++counters_.boxes_ahead;
 }
 
 void Engine::perform(const Pending& pending) {

@@ -9,6 +9,8 @@ Counters& Counters::operator+=(const Counters& other) {
   barriers += other.barriers;
   multiply_adds += other.multiply_adds;
   launches += other.launches;
+  boxes_ahead += other.boxes_ahead;
+  boxes_ahead_loaded += other.boxes_ahead_loaded;
   return *this;
 }
 

@@ -12,6 +12,9 @@ struct Counters {
   int64_t barriers = 0;       // threads that arrived at a barrier of any kind
   int64_t multiply_adds = 0;  // of the tensor cores, padding included
   int64_t launches = 0;
+  // No cost: tensor boxes brought into the L2 cache ahead, and those of them that are then loaded.
+  int64_t boxes_ahead = 0;
+  int64_t boxes_ahead_loaded = 0;
 
   Counters& operator+=(const Counters& other);
 };

@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -307,6 +308,8 @@ class Engine {
   void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint32_t line);
   void tensor_load(uint32_t dst, const void* map, int rank, const int* at, uint32_t rows,
                    uint32_t bar, uint32_t blocks, uint32_t line);
+  void tensor_prefetch(const void* map, int rank, const int* at, uint32_t line);
+  std::string map_misuse(const void* map, int rank) const;
   void enqueue(Pending pending);
   void perform(const Pending& pending);
   void perform_tensor(const Pending& pending, Access access);
@@ -326,6 +329,8 @@ class Engine {
   std::vector<Region>& regions_;
   Region* last_region_ = nullptr;
   Counters counters_;
+  std::set<std::array<int64_t, 4>>
+      boxes_ahead_;  // base and coordinates, prefetched, not yet loaded
   Finding finding_;
   bool failed_ = false;
 

@@ -93,6 +93,9 @@ struct Calls {
                           unsigned bar, unsigned blocks, uint32_t line) {
     g_running->tensor_load(dst, map, rank, at, rows, bar, blocks, line);
   }
+  static void tensor_prefetch(const void* map, int rank, const int* at, uint32_t line) {
+    g_running->tensor_prefetch(map, rank, at, line);
+  }
   static void grid_wait(uint32_t line) { g_running->grid_wait(line); }
   static void grid_launch_dependents(uint32_t) {
     Block* block = g_running->current_->block;
@@ -147,6 +150,7 @@ const moejit_sim::Runtime& Engine::table() {
       Calls::mbar_wait,
       Calls::bulk_load,
       Calls::tensor_load,
+      Calls::tensor_prefetch,
       Calls::grid_wait,
       Calls::grid_launch_dependents,
       Calls::math,

@@ -3,6 +3,7 @@
 // one warpgroup has.
 #include <gtest/gtest.h>
 
+#include "backends/sim/sim_module.h"
 #include "tests/sim/moe_runner.h"
 
 namespace moejit_test {
@@ -46,25 +47,28 @@ Schedule schedule_of(const Form& form) {
   return schedule;
 }
 
+MoeConfig config_of(const Form& form) {
+  return {.num_experts = 3,
+          .top_k = 2,
+          .hidden_size = form.hidden,
+          .intermediate_size = form.intermediate,
+          .dtype = form.dtype,
+          .activation = form.gated ? moejit::Activation::kSilu : moejit::Activation::kRelu2,
+          .gated = form.gated,
+          .bias = true,
+          .transposed = form.transposed,
+          .interleaved = form.interleaved,
+          .up_first = form.up_first,
+          .weight_on_input = form.weight_on_input,
+          .router = {}};
+}
+
 class SimTile90 : public testing::TestWithParam<Form> {};
 
 TEST_P(SimTile90, MatchesReference) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   const Form& form = GetParam();
-  const MoeConfig config{
-      .num_experts = 3,
-      .top_k = 2,
-      .hidden_size = form.hidden,
-      .intermediate_size = form.intermediate,
-      .dtype = form.dtype,
-      .activation = form.gated ? moejit::Activation::kSilu : moejit::Activation::kRelu2,
-      .gated = form.gated,
-      .bias = true,
-      .transposed = form.transposed,
-      .interleaved = form.interleaved,
-      .up_first = form.up_first,
-      .weight_on_input = form.weight_on_input,
-      .router = {}};
+  const MoeConfig config = config_of(form);
   const Family* family = moejit::internal::find_family("cuda_tile90");
   const Schedule schedule = schedule_of(form);
   const auto reason = family->why_not(config, sim_target("sm_90a"), schedule);
@@ -176,6 +180,54 @@ const Form kSwapped[] = {
     {"ManyRows", 264, 136, 330, {{"tile_m", 160}, {"partial", 16}}, false, DType::kBF16, 2},
     {"ManyRowsCluster", 136, 264, 400, {{"tile_m", 160}, {"cluster", 2}}, false, DType::kBF16, 2},
 };
+
+// What gate+up asks for before the plan is there must be what it then loads, where every expert has
+// rows and none more than a tile holds.
+class SimTile90Ahead : public testing::TestWithParam<Form> {};
+
+TEST_P(SimTile90Ahead, FirstWeightsAreThoseOfTheTiles) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  const Form& form = GetParam();
+  const MoeConfig config = config_of(form);
+  const SimKernel kernel(config, "sm_90a", *moejit::internal::find_family("cuda_tile90"),
+                         schedule_of(form));
+  ASSERT_EQ(kernel.error(), "");
+  Problem problem = make_problem(config, {.tokens = form.tokens, .seed = 7});
+  moejit::internal::sim::take_counters();
+  ASSERT_EQ(kernel.run(&problem, false), "");
+  const auto counters = moejit::internal::sim::take_counters();
+  EXPECT_GT(counters.boxes_ahead, 0);
+  EXPECT_EQ(counters.boxes_ahead_loaded, counters.boxes_ahead);
+}
+
+const Form kAhead[] = {
+    {"Straight", 200, 136, 40, {}},
+    {"Transposed", 328, 136, 40, {{"tile_m", 64}, {"tile_n", 128}, {"stages", 8}}, true},
+    {"Swapped", 264, 200, 40, {{"tile_m", 64}, {"stages", 5}}, false, DType::kBF16, 2},
+    {"Narrow",
+     200,
+     136,
+     40,
+     {{"tile_m", 64}, {"tile_n", 128}, {"stages", 4}, {"blocks", 2}},
+     false,
+     DType::kBF16,
+     2},
+    {"Interleaved",
+     328,
+     136,
+     40,
+     {{"tile_m", 64}, {"stages", 5}},
+     false,
+     DType::kBF16,
+     2,
+     true,
+     false,
+     true},
+    {"NotGated", 264, 328, 40, {{"tile_m", 64}, {"stages", 5}}, false, DType::kBF16, 2, false},
+};
+
+INSTANTIATE_TEST_SUITE_P(Forms, SimTile90Ahead, testing::ValuesIn(kAhead),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimTile90, testing::ValuesIn(kForms),
                          [](const auto& test) { return std::string(test.param.name); });

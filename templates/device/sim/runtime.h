@@ -153,6 +153,7 @@ struct Runtime {
   // from `rows` on are not read and become NaN.
   void (*tensor_load)(unsigned dst, const void* map, int rank, const int* coordinates,
                       unsigned rows, unsigned bar, unsigned blocks, unsigned line);
+  void (*tensor_prefetch)(const void* map, int rank, const int* coordinates, unsigned line);
 
   void (*grid_wait)(unsigned line);
   void (*grid_launch_dependents)(unsigned line);

@@ -63,7 +63,10 @@ MOEJIT_DEVICE void tma_load_3d_multicast(u32 dst, const TensorMap* map, i32 c0, 
   const i32 coordinates[3] = {c0, c1, c2};
   moejit_sim_runtime->tensor_load(dst, map, 3, coordinates, ~0u, bar, blocks, line);
 }
-MOEJIT_DEVICE void tma_prefetch_3d(const TensorMap*, i32, i32, i32) {}
+MOEJIT_DEVICE void tma_prefetch_3d(const TensorMap* map, i32 c0, i32 c1, i32 c2, MOEJIT_SIM_LINE) {
+  const int coordinates[3] = {c0, c1, c2};
+  moejit_sim_runtime->tensor_prefetch(map, 3, coordinates, line);
+}
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap*) {}
 
 MOEJIT_DEVICE u32 cluster_rank() {
