@@ -192,9 +192,13 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
   }
 }
 
+// Gate+up: one thread brings the weights, all 128 gather rows of x. A stage takes many copies, and
+// their instructions are power that the products could use: addresses run on in registers, four
+// stages of them by constants.
 MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   constexpr int kPieces = kHiddenSize / 8;
   constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
+  constexpr int kSteps = 4;          // stages between two steps of the addresses
   const u32 thread = thread_id();    // 0..127
   const u32 column = thread & 7u;
   const u32 row = thread >> 3;  // and every 16th after it
@@ -211,30 +215,41 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
     if (tile.paired && tile.rows == 0) continue;
     const u64 policy = tile.single ? once : again;
     const int used = rows_read<true>(tile);
-    i32 token[kCopies];  // -1 of rows that pad the tile
+    const u8* from[kCopies];
+    u32 real = 0;  // bit i: row i of this thread does not pad the tile
     MOEJIT_UNROLL
     for (int i = 0; i < kCopies; ++i) {
       const int r = static_cast<int>(row) + i * 16;
-      token[i] = r < tile.rows ? ldg_i32(rows + tile.first_row + r) / kSlots : -1;
+      from[i] = source;
+      if (r < tile.rows) {
+        const i32 token = ldg_i32(rows + tile.first_row + r) / kSlots;
+        from[i] += static_cast<i64>(token) * (kHiddenSize * 2);
+        real |= 1u << i;
+      }
     }
     const int count = tile.blocks<true>();
     MOEJIT_NO_UNROLL
-    for (int k = 0; k < count; ++k) {
-      const u32 stage = s.ring + ring.stage * kStageBytes90;
-      const u32 full = s.full + ring.stage * 8;
-      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-      if (thread == 0) load_weights<true>(&maps.map[0], tile, k, stage, full, policy);
-      const bool inside = k * 8 + static_cast<int>(column) < kPieces;
-      const u8* from = source + k * 128;
+    for (int begin = 0; begin < count; begin += kSteps) {
       MOEJIT_UNROLL
-      for (int i = 0; i < kCopies; ++i) {
-        if (kBm > 8 && i * 16 >= used) break;
-        const bool valid = inside && token[i] >= 0;
-        cp_async16(stage + to + i * 2048,
-                   valid ? from + static_cast<i64>(token[i]) * (kHiddenSize * 2) : source, valid);
+      for (int step = 0; step < kSteps; ++step) {
+        const int k = begin + step;
+        if (k >= count) break;
+        const u32 stage = s.ring + ring.stage * kStageBytes90;
+        const u32 full = s.full + ring.stage * 8;
+        mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+        if (thread == 0) load_weights<true>(&maps.map[0], tile, k, stage, full, policy);
+        const bool inside = kPieces % 8 == 0 || k * 8 + static_cast<int>(column) < kPieces;
+        const u32 valid = inside ? real : 0u;
+        MOEJIT_UNROLL
+        for (int i = 0; i < kCopies; ++i) {
+          if (i % 4 == 0 && i * 16 >= used) break;
+          cp_async16(stage + to + i * 2048, from[i] + step * 128, (valid >> i & 1u) != 0);
+        }
+        cp_async_arrive_noinc(full);
+        ring.next();
       }
-      cp_async_arrive_noinc(full);
-      ring.next();
+      MOEJIT_UNROLL
+      for (int i = 0; i < kCopies; ++i) from[i] += kSteps * 128;
     }
   }
 }
