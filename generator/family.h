@@ -27,7 +27,7 @@ struct PhaseWork {
   double dot_flops = 0;     // on the dtype's fastest unit (bf16 dot, tensor core), padding included
   double vector_flops = 0;  // on plain vector units
   double parallel = 1;   // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
-  double streaming = 1;  // 0..1: share of the read rate that the loads in flight sustain
+  double streaming = 1;  // of the probe's read rate, what the loads in flight sustain; may exceed 1
   double latency_s = 0;  // waits that nothing overlaps
   int32_t launches = 0;  // launches or barriers
 };

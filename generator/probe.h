@@ -9,10 +9,10 @@
 
 namespace moejit::internal {
 
-// Two entries, each to be launched alone. `read` streams MoeArgs::x, num_tokens bytes of it (a
-// multiple of 1 MiB), read_passes times through all units. `dot` runs num_tokens iterations of
-// register-only multiply-adds on every unit. Both write a few bytes to `out`, so that nothing is
-// optimised away.
+// Two entries, each to be launched alone. `read` streams MoeArgs::x, num_tokens bytes of it,
+// read_passes times through all units; on a GPU a multiple of 64 KiB. `dot` runs num_tokens
+// iterations of register-only multiply-adds on every unit. Both write a few bytes to `out`, so that
+// nothing is optimised away.
 struct Probe {
   KernelSource read;
   KernelSource dot;

@@ -10,6 +10,9 @@
 namespace moejit::internal {
 namespace {
 
+// Of the probe kernels and of how they are timed. Limits of another one are measured again: the
+// model's constants belong to the rates of this one.
+constexpr int kProbeVersion = 2;
 constexpr double kProbeSeconds = 0.02;  // one sample of the arithmetic probe
 constexpr int kSamples = 9;
 
@@ -158,9 +161,11 @@ std::optional<DeviceLimits> limits_from_json(const std::string& text, DType dtyp
   const auto json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_object() || !json.contains(to_string(dtype))) return std::nullopt;
   const auto& entry = json[to_string(dtype)];
+  if (!entry.is_object() || entry.value("probe", nlohmann::json()) != kProbeVersion)
+    return std::nullopt;
   DeviceLimits limits;
   const auto read = [&](const char* name, double* value) {
-    if (!entry.is_object() || !entry.contains(name) || !entry[name].is_number()) return false;
+    if (!entry.contains(name) || !entry[name].is_number()) return false;
     *value = entry[name].get<double>();
     return std::isfinite(*value) && *value > 0;
   };
@@ -179,7 +184,8 @@ std::optional<DeviceLimits> limits_from_json(const std::string& text, DType dtyp
 std::string add_limits_to_json(const std::string& text, DType dtype, const DeviceLimits& limits) {
   auto json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_object()) json = nlohmann::json::object();
-  json[to_string(dtype)] = {{"read_bytes_per_s", limits.read_bytes_per_s},
+  json[to_string(dtype)] = {{"probe", kProbeVersion},
+                            {"read_bytes_per_s", limits.read_bytes_per_s},
                             {"dot_flops_per_s", limits.dot_flops_per_s},
                             {"vector_flops_per_s", limits.vector_flops_per_s},
                             {"launch_s", limits.launch_s}};

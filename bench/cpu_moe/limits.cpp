@@ -57,7 +57,7 @@ Result<Rates> Limits::measure(const void* data, int64_t bytes) const {
   args.num_tokens = 150000;
   const auto dot = median_seconds(*device_, *dot_, args);
   if (!dot.ok()) return dot.status();
-  return Rates{static_cast<double>(bytes) / *read,
+  return Rates{static_cast<double>(bytes) * probe_.read_passes / *read,
                probe_.dot_flops_per_iteration * static_cast<double>(args.num_tokens) / *dot};
 }
 

@@ -11,8 +11,8 @@
 
 namespace moejit::gpu_bench {
 
-void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list) {
-  static std::map<std::string, Result<Binary>> known;  // by source: points share schedules
+void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list,
+                 std::map<std::string, Binary>* known) {
   std::atomic<size_t> next{0};
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < std::max(1u, std::thread::hardware_concurrency()); ++t) {
@@ -20,13 +20,21 @@ void compile_all(const Device& device, const MoeConfig& config, std::vector<Buil
       for (size_t i; (i = next++) < list->size();) {
         Built& b = (*list)[i];
         b.source = b.family->emit(config, device.info().target, b.schedule);
-        const auto found = known.find(b.source.text);
-        b.binary = found != known.end() ? found->second : device.compile(b.source);
+        if (known != nullptr) {
+          const auto found = known->find(b.schedule.to_json());
+          if (found != known->end()) {
+            b.binary = found->second;
+            continue;
+          }
+        }
+        b.binary = device.compile(b.source);
       }
     });
   }
   for (std::thread& t : threads) t.join();
-  for (const Built& b : *list) known.try_emplace(b.source.text, b.binary);
+  for (const Built& b : *list) {
+    if (known != nullptr && b.binary.ok()) known->try_emplace(b.schedule.to_json(), *b.binary);
+  }
 }
 
 std::vector<Built> rank(const Device& device, const MoeConfig& config, const Arguments& args,

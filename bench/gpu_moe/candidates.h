@@ -1,6 +1,7 @@
 // Which schedules gpu_moe builds, and what routed launches need.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -30,8 +31,10 @@ struct Built {
   Result<Binary> binary = Status(StatusCode::kInternal, "not compiled");
 };
 
-// Fills binary of every entry, on all cores.
-void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list);
+// Fills binary of every entry, on all cores; from `known`, the schedules of this layer that were
+// compiled before, where it is given.
+void compile_all(const Device& device, const MoeConfig& config, std::vector<Built>* list,
+                 std::map<std::string, Binary>* known = nullptr);
 
 // What the model ranks best for these routings: `samples` schedules, at most half of them of one
 // family while others are left, and each family's default.

@@ -5,7 +5,8 @@
 //                [--routed 1] [--best 1] [--entries 1] [--rounds N] [--beside 1]
 //       --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
 //   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
-// One table per run on stdout; --json FILE writes the same as JSON lines.
+// One table per run on stdout; --json FILE appends its rows, behind the limits of the run, as JSON
+// lines.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -138,6 +139,7 @@ Result<double> library_flops(const Device& device, LibraryProduct* product) {
   return product->flops(device);
 }
 
+// Holds for the rows after it.
 void write_limits(std::FILE* json, const DeviceLimits& limits, double cublas) {
   if (json == nullptr) return;
   std::fprintf(json,
@@ -219,13 +221,14 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   LibraryProduct product;
   const auto rate = library_flops(device, &product);
   if (rate.ok()) reachable.dot_flops_per_s = *rate;
-  write_limits(json, limits, rate.ok() ? *rate : 0);
+  if (probed.ok()) write_limits(json, limits, rate.ok() ? *rate : 0);
   if (!args.beside) {
     product = {};  // its matrices take half a gigabyte
   } else if (!rate.ok()) {
     std::printf("%s\n", rate.status().to_string().c_str());
     return 1;
   }
+  std::map<std::string, Binary> compiled;  // points share schedules
   for (int64_t tokens : args.tokens) {
     auto load = Workload::make(*weights, device, *spec, tokens, 8, 5);
     if (!load.ok()) {
@@ -238,7 +241,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     std::vector<Built> built = args.schedule.empty()
                                    ? rank(device, config, args, limits, counts, tokens)
                                    : pick(device, config, args, tokens, &random);
-    compile_all(device, config, &built);
+    compile_all(device, config, &built, &compiled);
     RouterBuffers router;
     if (args.routed) {
       auto buffers = router_buffers(device, **load);

@@ -39,7 +39,7 @@ int run_model(const std::string& path, const std::string& arch) {
   std::map<std::string, std::vector<double>> errors;  // family and regime -> |log(model/measured)|
   std::map<std::string, std::vector<double>> signs;
   std::map<std::string, Point> points;
-  std::vector<nlohmann::json> rows;
+  std::vector<std::pair<nlohmann::json, DeviceLimits>> rows;  // with the limits of their run
   for (std::string line; std::getline(file, line);) {
     auto row = nlohmann::json::parse(line, nullptr, false);
     if (!row.is_object()) continue;
@@ -49,11 +49,11 @@ int run_model(const std::string& path, const std::string& arch) {
       limits.launch_s = row.value("launch", limits.launch_s);
       limits.vector_flops_per_s = limits.dot_flops_per_s / 16;
     } else if (row.value("kind", "") == "perf") {
-      rows.push_back(std::move(row));
+      rows.emplace_back(std::move(row), limits);
     }
   }
   std::map<std::string, std::vector<RowCounts>> known;
-  for (const auto& row : rows) {
+  for (const auto& [row, limits_of_run] : rows) {
     const std::string name = row.value("layer", "");
     const int64_t tokens = row.value("tokens", int64_t{0});
     const auto schedule = Schedule::from_json(row.value("schedule", nlohmann::json()).dump());
@@ -74,7 +74,8 @@ int run_model(const std::string& path, const std::string& arch) {
         counts.push_back(draw_routing(*spec, layer->config, tokens, 5 + i).rows);
     }
     const double measured = row.value("median_s", 0.0);
-    const double predicted = predict_seconds(layer->config, target, *schedule, limits, counts);
+    const double predicted =
+        predict_seconds(layer->config, target, *schedule, limits_of_run, counts);
     const char* regime = tokens <= 8 ? "T<=8" : tokens <= 128 ? "T<=128" : "T>128";
     errors[schedule->family + " " + regime].push_back(std::fabs(predicted / measured - 1));
     signs[schedule->family + " " + regime].push_back(predicted / measured);

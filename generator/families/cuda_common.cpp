@@ -143,10 +143,10 @@ double token_count(const MoeConfig& config, const RowCounts& rows) {
 PhaseWork plan_work(const MoeConfig& config, double tokens) {
   PhaseWork work;
   work.name = "plan";
-  // One block, about 12 bytes a slot through one unit.
+  // One block or cluster, about 12 bytes a slot through one unit.
   work.l2_bytes = 12.0 * tokens * static_cast<double>(slots(config));
   work.parallel = 0.02;
-  work.latency_s = 3e-6;  // from one pass over the ids to the next: measured, an H200
+  work.latency_s = 3e-6;  // between its passes over the ids: measured, an H200
   work.launches = 1;
   return work;
 }

@@ -136,7 +136,7 @@ class CudaStream : public Family {
           .params = {{"warps", 16}, {"tile_m", 1}, {"tile_n", 1}, {"blocks", 1}, {"fused", 1}}};
       for (int stages : tokens > 2 ? std::vector<int>{3, 4, 5} : std::vector<int>{5, 4, 3}) {
         whole.params["stages"] = stages;
-        if (!why_not(config, target, whole)) return whole;
+        if (!why_not(config, target, whole) && tokens <= few_tokens(config, whole)) return whole;
       }
     }
     const Shape single = {4, 1, 1, 4}, few = {4, 2, 1, 3}, many = {8, 2, 2, 1},
@@ -216,8 +216,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
     // Warps without a stage of a unit wait for the others, and each further 8 tokens of a unit take
     // instructions whether they exist or not: measured, an H200.
     const auto even = [&](double length) {
-      const double stages = std::ceil(length / 64), turns = schedule.at("warps");
-      return stages / (std::ceil(stages / turns) * turns);
+      const double stages = std::ceil(length / 64), sharing = schedule.at("warps");
+      return stages / (std::ceil(stages / sharing) * sharing);
     };
     const double wide = 1 + 0.15 * (schedule.at("tile_n") - 1);
     gate_up.streaming *= even(h) / wide;

@@ -17,18 +17,18 @@ MOEJIT_KERNEL(probe_read, moe::kProbeThreads, 2)(moejit_abi::MoeArgs a) {
   constexpr i64 kPiece = kProbeThreads * kProbeLoads * 16;
   const i64 pieces = a.num_tokens / kPiece;
   u32 sum = 0;
+  i64 p = block_id();
   MOEJIT_NO_UNROLL
-  for (int pass = 0; pass < moejit_cfg::kSched_passes; ++pass) {
-    MOEJIT_NO_UNROLL
-    for (i64 p = block_id(); p < pieces; p += block_count()) {
-      const i64 from = p * kPiece + thread_id() * 16;
-      u32x4 v[kProbeLoads];
-      MOEJIT_UNROLL
-      for (int i = 0; i < kProbeLoads; ++i)
-        v[i] = ldg_stream(at(a.x, from + i * (kProbeThreads * 16)), policy);
-      MOEJIT_UNROLL
-      for (int i = 0; i < kProbeLoads; ++i) sum ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
-    }
+  for (i64 n = p; n < pieces * moejit_cfg::kSched_passes; n += block_count()) {
+    while (p >= pieces) p -= pieces;
+    const i64 from = p * kPiece + thread_id() * 16;
+    u32x4 v[kProbeLoads];
+    MOEJIT_UNROLL
+    for (int i = 0; i < kProbeLoads; ++i)
+      v[i] = ldg_stream(at(a.x, from + i * (kProbeThreads * 16)), policy);
+    MOEJIT_UNROLL
+    for (int i = 0; i < kProbeLoads; ++i) sum ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
+    p += block_count();
   }
   // Almost never, and the compiler cannot know it.
   if (sum == 0x9e3779b9u) stg_u32(at(a.out, 0), sum);

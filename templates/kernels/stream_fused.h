@@ -390,7 +390,7 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   feeder.owners = s.owners;
   const Share of_warp = warp_share(kStagesH, warp);
   Reader reader = make_reader(s);
-  bool first_share = false;
+  const bool first_share = share == 0;
   MOEJIT_NO_UNROLL
   for (bool again = false;; again = true) {
     const GateWalk gate = gate_share(plan, s, a, share, again);
@@ -402,7 +402,6 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
     gate_few(a, s, few, gate, feeder, of_warp, reader);
     block_sync();
     if (thread_id() == 0) sts_u32(s.sums, next_ticket(m));
-    first_share |= share == 0;
     block_sync();
     share = lds_u32(s.sums);
     if (share >= block_count()) break;

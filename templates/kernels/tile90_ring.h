@@ -197,9 +197,10 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
 // stages of them by constants.
 MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   constexpr int kPieces = kHiddenSize / 8;
-  constexpr int kCopies = kBm / 16;  // 16-byte pieces of a stage that one thread copies
-  constexpr int kSteps = 4;          // stages between two steps of the addresses
-  const u32 thread = thread_id();    // 0..127
+  constexpr int kCopies = kBm / 16;           // 16-byte pieces of a stage that one thread copies
+  constexpr int kSteps = 4;                   // stages between two steps of the addresses
+  constexpr int kLook = kCopies > 4 ? 4 : 1;  // copies between two looks at the end of the rows
+  const u32 thread = thread_id();             // 0..127
   const u32 column = thread & 7u;
   const u32 row = thread >> 3;  // and every 16th after it
   const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
@@ -242,7 +243,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
         const u32 valid = inside ? real : 0u;
         MOEJIT_UNROLL
         for (int i = 0; i < kCopies; ++i) {
-          if (i % 4 == 0 && i * 16 >= used) break;
+          if (i % kLook == 0 && i * 16 >= used) break;
           cp_async16(stage + to + i * 2048, from[i] + step * 128, (valid >> i & 1u) != 0);
         }
         cp_async_arrive_noinc(full);

@@ -2,6 +2,8 @@
 // else started and takes every share of the first product; in the late run each takes one.
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "tests/sim/moe_runner.h"
 
 namespace moejit_test {
@@ -19,6 +21,8 @@ struct Form {
   RoutingKind routing;
   int shared = 0;
   int fused = 1;
+  int top_k = 3;
+  int warps = 8;  // of a block; 16 on a unit
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -30,7 +34,7 @@ class SimStreamFused : public testing::TestWithParam<Form> {};
 TEST_P(SimStreamFused, MatchesReference) {
   const Form& form = GetParam();
   const MoeConfig config{.num_experts = 7,
-                         .top_k = 3,
+                         .top_k = form.top_k,
                          .hidden_size = form.hidden,
                          .intermediate_size = form.intermediate,
                          .dtype = DType::kBF16,
@@ -39,11 +43,11 @@ TEST_P(SimStreamFused, MatchesReference) {
                          .router = {}};
   const Family* family = moejit::internal::find_family("cuda_stream");
   const Schedule schedule{.family = "cuda_stream",
-                          .params = {{"warps", 8},
+                          .params = {{"warps", form.warps},
                                      {"tile_m", 1},
                                      {"tile_n", 1},
                                      {"stages", 3},
-                                     {"blocks", 2},
+                                     {"blocks", 16 / form.warps},
                                      {"fused", form.fused}}};
   for (const std::string arch : {"sm_80", "sm_90a"}) {
     if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
@@ -66,6 +70,9 @@ const Form kForms[] = {
     {"ManyRows", 200, 72, 60, RoutingKind::kZipf},
     {"Sentinels", 136, 400, 9, RoutingKind::kSentinels},
     {"SharedExperts", 72, 136, 4, RoutingKind::kUniform, 2},
+    // h of a warp in more than one load of a lane, and in more than one batch of them.
+    {"OneTokenLong", 72, 1544, 1, RoutingKind::kUniform},
+    {"OneTokenLonger", 8, 16648, 1, RoutingKind::kUniform, 0, 1, 2, 16},
     {"OneTokenRouted", 136, 264, 1, RoutingKind::kFromLogits, 1},
     {"OneTokenAnExpertTwice", 136, 136, 1, RoutingKind::kDuplicates},
     {"OneTokenSentinels", 136, 136, 1, RoutingKind::kSentinels, 1},
@@ -76,6 +83,57 @@ const Form kForms[] = {
     {"TwoLaunchesRouted", 264, 264, 5, RoutingKind::kFromLogits, 1, 0},
     {"TwoLaunches", 136, 72, 11, RoutingKind::kZipf, 0, 0},
 };
+
+// The words by which the blocks of a launch meet are what the next launch finds: a count too many
+// would keep it waiting for ever.
+TEST(SimStreamFusedMeeting, LaunchesLeaveTheWordsAsTheyWere) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  constexpr uint64_t kIdle = 0x6d0a71c5e8b24b93;  // of stream_meeting.h
+  const MoeConfig config{
+      .num_experts = 7, .top_k = 3, .hidden_size = 136, .intermediate_size = 264, .router = {}};
+  const Family* family = moejit::internal::find_family("cuda_stream");
+  const Schedule schedule{
+      .family = "cuda_stream",
+      .params = {
+          {"warps", 8}, {"tile_m", 1}, {"tile_n", 1}, {"stages", 3}, {"blocks", 2}, {"fused", 1}}};
+  const auto source = family->emit(config, sim_target("sm_90a"), schedule);
+  size_t meeting = 0;
+  while (meeting < source.workspace.size() && source.workspace[meeting].name != "meeting")
+    ++meeting;
+  ASSERT_LT(meeting, source.workspace.size());
+  const auto& device = **moejit::internal::sim_backend()->open("sm_90a");
+  const auto binary = device.compile(source);
+  ASSERT_TRUE(binary.ok()) << binary.status().log();
+  const auto module = device.load(*binary, source);
+  ASSERT_TRUE(module.ok()) << module.status().to_string();
+  const int64_t bytes = workspace_offset(source.workspace, source.workspace.size(), 4);
+  GuardedBuffer workspace(static_cast<size_t>(bytes), 256);
+  std::memset(workspace.data(), 0x5a, static_cast<size_t>(bytes));
+  for (const int64_t tokens : {4, 1, 3}) {
+    Problem p = make_problem(config, {.tokens = tokens, .seed = 7});
+    p.out.fill_nan();
+    const moejit_abi::MoeArgs args{.x = p.x.data(),
+                                   .w13 = p.w13.data(),
+                                   .w2 = p.w2.data(),
+                                   .topk_ids = p.ids.as<int>(),
+                                   .topk_weights = p.weights.as<float>(),
+                                   .out = p.out.data(),
+                                   .workspace = workspace.data(),
+                                   .num_tokens = tokens};
+    const auto status = (*module)->launch(args, nullptr);
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_LE(worst_row_error(p.result(), p.expected(), config.hidden_size),
+              tolerance(config.dtype));
+    for (const int64_t word : {0, 128}) {
+      uint64_t found = 0;
+      std::memcpy(&found,
+                  static_cast<const uint8_t*>(workspace.data()) +
+                      workspace_offset(source.workspace, meeting, tokens) + word,
+                  sizeof found);
+      EXPECT_EQ(found, kIdle) << "byte " << word << " after " << tokens << " tokens";
+    }
+  }
+}
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimStreamFused, testing::ValuesIn(kForms),
                          [](const auto& test) { return std::string(test.param.name); });

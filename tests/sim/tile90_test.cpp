@@ -1,6 +1,6 @@
-// The forms of cuda_tile90 that few tokens do not reach: clusters that share
-// weights, ranges of the reduction, 16-bit partial results, last row tiles of an expert that only
-// one warpgroup has.
+// The forms of cuda_tile90 that few tokens do not reach: clusters that share weights, ranges of the
+// reduction, 16-bit partial results, last row tiles of an expert that only one warpgroup has, and
+// every layout of gate and up in each form of the product.
 #include <gtest/gtest.h>
 
 #include "backends/sim/sim_module.h"
@@ -108,6 +108,8 @@ const Form kForms[] = {
      true,
      true},
     {"NotGated", 264, 328, 90, {}, false, DType::kBF16, 0, false},
+    {"WeightOnInput", 200, 136, 130, {}, false, DType::kBF16, 0, true, true},
+    {"UpFirst", 136, 200, 130, {}, false, DType::kBF16, 0, true, false, false, true},
     {"Split", 136, 1056, 150, {{"split", 2}, {"cluster", 2}}},
     {"SplitSmallTiles",
      136,

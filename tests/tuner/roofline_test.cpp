@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "tuner/limits.h"
 
 namespace moejit::internal {
@@ -56,12 +58,26 @@ TEST(Limits, JsonKeepsEveryDtypeApart) {
   EXPECT_EQ(limits_from_json(text, DType::kBF16)->dot_flops_per_s, 1e11);
   EXPECT_EQ(limits_from_json(text, DType::kF32)->dot_flops_per_s, 5);
   EXPECT_FALSE(limits_from_json(text, DType::kF16));
+  // Limits of another probe are none.
+  auto older = nlohmann::json::parse(text);
+  older["bf16"]["probe"] = 1;
+  EXPECT_FALSE(limits_from_json(older.dump(), DType::kBF16));
+  EXPECT_TRUE(limits_from_json(older.dump(), DType::kF32));
+  older["f32"].erase("probe");
+  EXPECT_FALSE(limits_from_json(older.dump(), DType::kF32));
 }
 
 TEST(Limits, DamagedJsonIsNoLimits) {
-  for (const char* text : {"", "x", "[]", "{\"bf16\":3}", "{\"bf16\":{\"read_bytes_per_s\":-1}}",
-                           "{\"bf16\":{\"read_bytes_per_s\":1}}"}) {
+  for (const char* text : {"", "x", "[]", "{\"bf16\":3}", "{\"bf16\":{\"probe\":\"x\"}}"}) {
     EXPECT_FALSE(limits_from_json(text, DType::kBF16)) << text;
+  }
+  const auto good = nlohmann::json::parse(add_limits_to_json("", DType::kBF16, kLimits));
+  for (const char* field : {"read_bytes_per_s", "dot_flops_per_s", "launch_s"}) {
+    auto negative = good, missing = good;
+    negative["bf16"][field] = -1;
+    missing["bf16"].erase(field);
+    EXPECT_FALSE(limits_from_json(negative.dump(), DType::kBF16)) << field;
+    EXPECT_FALSE(limits_from_json(missing.dump(), DType::kBF16)) << field;
   }
 }
 
