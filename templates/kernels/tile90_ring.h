@@ -78,8 +78,9 @@ MOEJIT_DEVICE int group_row(int n, int g) {
 // Rows of a tile that the consumers look at: whole fragments of theirs.
 template <bool kGateUp>
 MOEJIT_DEVICE int rows_read(const Tile90& tile) {
-  const int granule = !kSwapped<kGateUp> ? 64 : tile.rows > kFineRows ? 16 : 8;
-  return ceil_div(tile.rows, granule) * granule;
+  if constexpr (!kSwapped<kGateUp>) return ceil_div(tile.rows, 64) * 64;
+  // Each a shift; a division by either would be one.
+  return tile.rows > kFineRows ? ceil_div(tile.rows, 16) * 16 : ceil_div(tile.rows, 8) * 8;
 }
 template <bool kGateUp>
 MOEJIT_DEVICE int boxes_of_rows(const Tile90& tile) {
@@ -216,17 +217,20 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
     if (tile.paired && tile.rows == 0) continue;
     const u64 policy = tile.single ? once : again;
     const int used = rows_read<true>(tile);
+    // Rows that pad the tile stand for its last one: loads without a condition wait once.
+    const i32* first = rows + (tile.rows > 0 ? tile.first_row : 0);
+    i32 slot[kCopies];
+    MOEJIT_UNROLL
+    for (int i = 0; i < kCopies; ++i) {
+      const int r = static_cast<int>(row) + i * 16;
+      slot[i] = ldg_i32(first + max_of(0, min_of(r, tile.rows - 1)));
+    }
     const u8* from[kCopies];
     u32 real = 0;  // bit i: row i of this thread does not pad the tile
     MOEJIT_UNROLL
     for (int i = 0; i < kCopies; ++i) {
-      const int r = static_cast<int>(row) + i * 16;
-      from[i] = source;
-      if (r < tile.rows) {
-        const i32 token = ldg_i32(rows + tile.first_row + r) / kSlots;
-        from[i] += static_cast<i64>(token) * (kHiddenSize * 2);
-        real |= 1u << i;
-      }
+      from[i] = source + static_cast<i64>(slot[i] / kSlots) * (kHiddenSize * 2);
+      if (static_cast<int>(row) + i * 16 < tile.rows) real |= 1u << i;
     }
     const int count = tile.blocks<true>();
     MOEJIT_NO_UNROLL
