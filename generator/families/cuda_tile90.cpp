@@ -16,9 +16,10 @@ int64_t stage_bytes(const Schedule& s) {
 int32_t consumers(const Schedule& s) {
   return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
 }
-// Ring, its barriers, what each consumer warp stages, and room to align the ring to 1024 bytes.
+// Ring, its barriers and tiles, what each consumer warp stages, and room to align the ring to 1024
+// bytes.
 int64_t shared_bytes(const Schedule& s) {
-  return s.at("stages") * (stage_bytes(s) + 16) +
+  return s.at("stages") * (stage_bytes(s) + 32) +
          int64_t{consumers(s)} * 4 * (s.at("tile_m") < 64 ? 1024 : 2048) + 1024;
 }
 

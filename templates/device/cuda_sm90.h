@@ -40,6 +40,12 @@ MOEJIT_DEVICE void mbar_wait(u32 bar, u32 parity) {
       "r"(parity)
       : "memory");
 }
+MOEJIT_DEVICE void opaque(i32& v) {
+  asm volatile("" : "+r"(v));
+}
+MOEJIT_DEVICE void opaque(const u8*& v) {
+  asm volatile("" : "+l"(v));
+}
 // At the default scope: what arrives is that reads are complete, which a wait_group has made sure
 // of; release and acquire of the cluster cost a third of a kernel's time.
 MOEJIT_DEVICE void mbar_arrive_cluster(u32 bar, u32 rank) {

@@ -230,7 +230,7 @@ struct HiddenRows {
 MOEJIT_DEVICE void fetch_hidden(const MoeArgs& a, const FewShared& few, u32 hidden, int first,
                                 int end) {
   const u8* h = region(a, kRegion_h);
-  constexpr int kTogether = min_of(8, ceil_div(kSlots * kStagesI, kWarps * 4) + 1);
+  constexpr int kTogether = min_of(4, ceil_div(kSlots * kStagesI, kWarps * 4) + 1);
   MOEJIT_NO_UNROLL
   for (int begin = first * 8 + static_cast<int>(lane_id()); begin < end * 8;
        begin += 32 * kTogether) {
@@ -256,18 +256,14 @@ MOEJIT_DEVICE void fetch_hidden(const MoeArgs& a, const FewShared& few, u32 hidd
 MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM][kTileN][4],
                                    f32 (&odd)[kTileM][kTileN][4]) {
   static_assert(kTileM == 1 && kTileN == 1);
-  u32x4 x[2], top[2], low[2];
   MOEJIT_UNROLL
   for (u32 half = 0; half < 2; ++half) {
-    x[half] = lds_u32x4(stage + half * 64);
-    top[half] = lds_u32x4(reader.at + half * reader.half);
-    low[half] = lds_u32x4(reader.at + half * reader.half + 1024);
-  }
-  MOEJIT_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const u32 a0[4] = {top[half].x, low[half].x, top[half].y, low[half].y};
-    const u32 a1[4] = {top[half].z, low[half].z, top[half].w, low[half].w};
-    const u32 b0[2] = {x[half].x, x[half].y}, b1[2] = {x[half].z, x[half].w};
+    const u32x4 x = lds_u32x4(stage + half * 64);
+    const u32x4 top = lds_u32x4(reader.at + half * reader.half);
+    const u32x4 low = lds_u32x4(reader.at + half * reader.half + 1024);
+    const u32 a0[4] = {top.x, low.x, top.y, low.y};
+    const u32 a1[4] = {top.z, low.z, top.w, low.w};
+    const u32 b0[2] = {x.x, x.y}, b1[2] = {x.z, x.w};
     mma(acc[0][0], a0, b0);
     mma(odd[0][0], a1, b1);
   }
@@ -390,7 +386,6 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   feeder.owners = s.owners;
   const Share of_warp = warp_share(kStagesH, warp);
   Reader reader = make_reader(s);
-  const bool first_share = share == 0;
   MOEJIT_NO_UNROLL
   for (bool again = false;; again = true) {
     const GateWalk gate = gate_share(plan, s, a, share, again);
@@ -402,6 +397,7 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
     gate_few(a, s, few, gate, feeder, of_warp, reader);
     block_sync();
     if (thread_id() == 0) sts_u32(s.sums, next_ticket(m));
+    if (share == 0 && a.routed != 0) publish_choice(a, few);  // nobody in the launch waits for it
     block_sync();
     share = lds_u32(s.sums);
     if (share >= block_count()) break;
@@ -414,6 +410,5 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   u32 left = 0;
   if (thread_id() == 0) left = leave_meeting(m);  // its answer is not waited for
   down_few(a, s, few, feeder.down, feeder, reader);
-  if (first_share && a.routed != 0) publish_choice(a, few);
   if (thread_id() == 0 && left == block_count() - 1) close_meeting(m);
 }

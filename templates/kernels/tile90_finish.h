@@ -153,6 +153,7 @@ struct DownRows {
   MOEJIT_DEVICE void weigh(const MoeArgs& a) {
     MOEJIT_UNROLL
     for (int half = 0; half < 2; ++half) {
+      opaque(held[half]);  // not waited for before the first products
       weight[half] = !kWeightOnInput && held[half] >= 0 ? slot_weight(a, held[half]) : 1.0f;
     }
   }

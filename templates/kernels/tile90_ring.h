@@ -33,6 +33,7 @@ static_assert(kBm % kBoxRows == 0);
 
 struct Shared90 {
   u32 ring, staged, full, empty;
+  u32 tiles;  // [kStages90] u32x4: the tile that begins with the stage
 };
 MOEJIT_DEVICE Shared90 shared90() {
   Shared90 s;
@@ -40,6 +41,7 @@ MOEJIT_DEVICE Shared90 shared90() {
   s.staged = s.ring + kStages90 * kStageBytes90;
   s.full = s.staged + kConsumers * 4 * kStagedBytes;
   s.empty = s.full + kStages90 * 8;
+  s.tiles = s.empty + kStages90 * 8;
   return s;
 }
 
@@ -52,6 +54,31 @@ struct Ring {
     }
   }
 };
+
+// A tile from the producer to the consumers, by way of its first stage: to learn from the plan what
+// it is takes a few hundred instructions, which each consumer warp would execute while the tensor
+// cores wait. One thread of the producer, before it arrives at the stage's barrier.
+MOEJIT_DEVICE void announce(const Shared90& s, u32 stage, const Tile90& tile) {
+  sts_u32x4(
+      s.tiles + stage * 16,
+      {static_cast<u32>(tile.expert) | static_cast<u32>(tile.part) << 16, static_cast<u32>(tile.n),
+       static_cast<u32>(tile.first_row), static_cast<u32>(tile.rows)});
+}
+constexpr u32 kNoTile = 0xffffffffu;  // for rows: there are no more
+MOEJIT_DEVICE void announce_end(const Shared90& s, u32 stage) {
+  sts_u32x4(s.tiles + stage * 16, {0u, 0u, 0u, kNoTile});
+}
+// After a wait for the stage: false at the end. Warp-collective.
+MOEJIT_DEVICE bool announced(const Shared90& s, u32 stage, Tile90* tile) {
+  const u32x4 t = lds_u32x4(s.tiles + stage * 16);
+  warp_sync();  // one lane gives the stage back for all
+  tile->expert = static_cast<int>(t.x & 0xffffu);
+  tile->part = static_cast<int>(t.x >> 16);
+  tile->n = static_cast<int>(t.y);
+  tile->first_row = static_cast<int>(t.z);
+  tile->rows = static_cast<int>(t.w);
+  return t.w != kNoTile;
+}
 
 // 128B-swizzled operand at `address`: K-major, or for transposed weights 64-column groups of 64
 // rows.
@@ -78,9 +105,9 @@ MOEJIT_DEVICE int group_row(int n, int g) {
 // Rows of a tile that the consumers look at: whole fragments of theirs.
 template <bool kGateUp>
 MOEJIT_DEVICE int rows_read(const Tile90& tile) {
-  if constexpr (!kSwapped<kGateUp>) return ceil_div(tile.rows, 64) * 64;
-  // Each a shift; a division by either would be one.
-  return tile.rows > kFineRows ? ceil_div(tile.rows, 16) * 16 : ceil_div(tile.rows, 8) * 8;
+  // By masks: of two divisions by constants the compiler makes one by a variable.
+  const int low = !kSwapped<kGateUp> ? 63 : tile.rows > kFineRows ? 15 : 7;
+  return (tile.rows + low) & ~low;
 }
 template <bool kGateUp>
 MOEJIT_DEVICE int boxes_of_rows(const Tile90& tile) {
@@ -158,7 +185,10 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
   // The work list is complete (the entry before waited for it); only h is not. Weights go first.
   if (coming.item >= 0) {
     const Tile90 tile = locate90<false>(coming);
-    if (!tile.paired || tile.rows > 0) ahead = min_of(kStages90, tile.blocks<false>());
+    if (!tile.paired || tile.rows > 0) {
+      ahead = min_of(kStages90, tile.blocks<false>());
+      announce(s, 0, tile);
+    }
     for (int k = 0; k < ahead; ++k) {
       load_weights<false>(&maps.map[1], tile, tile.first_block<false>() + k,
                           s.ring + k * kStageBytes90, s.full + k * 8, tile.single ? once : again);
@@ -179,6 +209,7 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
       const u32 stage = s.ring + ring.stage * kStageBytes90;
       const u32 full = s.full + ring.stage * 8;
       mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+      if (step == 0 && ahead == 0) announce(s, ring.stage, tile);
       if (step >= ahead) load_weights<false>(&maps.map[1], tile, first + step, stage, full, policy);
       MOEJIT_NO_UNROLL
       for (int i = 0; i < boxes; ++i) {
@@ -191,6 +222,9 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
     }
     ahead = 0;
   }
+  mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+  announce_end(s, ring.stage);
+  mbar_arrive(s.full + ring.stage * 8);
 }
 
 // Gate+up: one thread brings the weights, all 128 gather rows of x. A stage takes many copies, and
@@ -225,6 +259,10 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
       const int r = static_cast<int>(row) + i * 16;
       slot[i] = ldg_i32(first + max_of(0, min_of(r, tile.rows - 1)));
     }
+    if (thread == 0) {
+      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+      announce(s, ring.stage, tile);
+    }
     const u8* from[kCopies];
     u32 real = 0;  // bit i: row i of this thread does not pad the tile
     MOEJIT_UNROLL
@@ -254,9 +292,18 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
         ring.next();
       }
       MOEJIT_UNROLL
-      for (int i = 0; i < kCopies; ++i) from[i] += kSteps * 128;
+      for (int i = 0; i < kCopies; ++i) {
+        from[i] += kSteps * 128;
+        opaque(from[i]);  // as it is, and not as a common distance from where it began
+      }
     }
   }
+  mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
+  if (thread == 0) {
+    announce_end(s, ring.stage);
+    mbar_arrive(s.full + ring.stage * 8);
+  }
+  mbar_arrive(s.full + ring.stage * 8);
 }
 
 // A warp has read a stage.
@@ -306,7 +353,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
   grid_launch_dependents();
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
-    if constexpr (kMovesRegisters) reg_dec<56>();
+    if constexpr (kMovesRegisters) reg_dec<kGateUp ? 72 : 56>();  // addresses of the gather
     if constexpr (kGateUp) {
       produce_gate_up(a, maps, s);
     } else {
@@ -314,16 +361,14 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     }
     warp_sync();
   } else {
-    if constexpr (kMovesRegisters) reg_inc<224>();
+    if constexpr (kMovesRegisters) reg_inc<kGateUp ? 216 : 224>();
     Ring ring;
-    Items items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile);
-    NextItem coming = next_item<kGateUp>(a, items);
-    while (coming.item >= 0) {
-      const Tile90 tile = locate90<kGateUp>(coming);
-      coming = next_item<kGateUp>(a, items);
-      if (tile.paired && tile.rows == 0) continue;
-      const int count = tile.blocks<kGateUp>();
-      consume(warpgroup - 1, tile, count, ring);
+    Tile90 tile;
+    MOEJIT_NO_UNROLL
+    for (;;) {
+      mbar_wait(s.full + ring.stage * 8, ring.phase);
+      if (!announced(s, ring.stage, &tile)) break;
+      consume(warpgroup - 1, tile, tile.blocks<kGateUp>(), ring);
     }
   }
   // The other block may still send weights here, or wait for this one's consumers.

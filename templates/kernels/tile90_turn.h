@@ -28,8 +28,10 @@ struct LaneRows {
   }
   MOEJIT_DEVICE void weigh(const MoeArgs& a) {
     MOEJIT_UNROLL
-    for (int j = 0; j < kLanesRows; ++j)
+    for (int j = 0; j < kLanesRows; ++j) {
+      if constexpr (kWeighted) opaque(slot[j]);  // not waited for before the first products
       weight[j] = kWeighted && slot[j] >= 0 ? slot_weight(a, slot[j]) : 1.0f;
+    }
   }
   // Of row 2 * (lane % 4) + c of fragment f; warp-collective.
   MOEJIT_DEVICE f32 of(int f, int c) const {

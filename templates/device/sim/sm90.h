@@ -69,6 +69,8 @@ MOEJIT_DEVICE void tma_prefetch_3d(const TensorMap* map, i32 c0, i32 c1, i32 c2,
 }
 MOEJIT_DEVICE void tma_prefetch_map(const TensorMap*) {}
 
+MOEJIT_DEVICE void opaque(i32&) {}
+MOEJIT_DEVICE void opaque(const u8*&) {}
 MOEJIT_DEVICE u32 cluster_rank() {
   return moejit_sim_self->cluster_rank;
 }
