@@ -1,6 +1,7 @@
 // What both forms of the sm_90a tile kernels share (tile90.h, tile90_swap.h). One producer
 // warpgroup brings weights and rows of h with TMA and gathers rows of x with 16-byte asynchronous
-// copies into a ring of stages; consumer warpgroups multiply with wgmma. Blocks are persistent.
+// copies into a ring of stages; consumer warpgroups multiply with wgmma. Blocks are persistent. The
+// producer alone knows which tiles a block has; consumers learn of one with its first stage.
 //
 // In a cluster of two each block brings half of the weights that both need and sends them to both;
 // the rings of the two then move in step: a stage is free when the consumers of both have left it.
