@@ -329,8 +329,8 @@ class Engine {
   std::vector<Region>& regions_;
   Region* last_region_ = nullptr;
   Counters counters_;
-  std::set<std::array<int64_t, 4>>
-      boxes_ahead_;  // base and coordinates, prefetched, not yet loaded
+  // Base and coordinates of what is prefetched and not yet loaded.
+  std::set<std::array<int64_t, 4>> boxes_ahead_;
   Finding finding_;
   bool failed_ = false;
 

@@ -21,6 +21,7 @@ struct Arguments {
   std::vector<int64_t> tokens;
   int samples = 3, repeats = 20, rounds = 1;
   double check_operations = 3e8;
+  double read = 0, dot = 0;  // limits that shares refers to
   bool entries = false, routed = false, best = false, beside = false;
 };
 

@@ -5,6 +5,8 @@
 //                [--routed 1] [--best 1] [--entries 1] [--rounds N] [--beside 1]
 //       --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
 //   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
+//   gpu_moe shares --json FILE --read 4.66e12 --dot 7.5e14  of these limits, and their means; no
+//   GPU
 // One table per run on stdout; --json FILE appends its rows, behind the limits of the run, as JSON
 // lines.
 #include <algorithm>
@@ -20,6 +22,7 @@
 #include "cublas.h"
 #include "generator/family.h"
 #include "model.h"
+#include "shares.h"
 #include "tuner/check.h"
 #include "tuner/estimator.h"
 #include "tuner/limits.h"
@@ -139,12 +142,13 @@ Result<double> library_flops(const Device& device, LibraryProduct* product) {
   return product->flops(device);
 }
 
-// Holds for the rows after it.
+// Holds for the rows after it. `cublas`: 0 where there is no such library.
 void write_limits(std::FILE* json, const DeviceLimits& limits, double cublas) {
   if (json == nullptr) return;
-  std::fprintf(json,
-               "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g,\"cublas\":%.4g}\n",
-               limits.read_bytes_per_s, limits.dot_flops_per_s, limits.launch_s, cublas);
+  std::fprintf(json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g",
+               limits.read_bytes_per_s, limits.dot_flops_per_s, limits.launch_s);
+  if (cublas > 0) std::fprintf(json, ",\"cublas\":%.4g", cublas);
+  std::fprintf(json, "}\n");
 }
 
 int run_limits(const Device& device, std::FILE* json) {
@@ -377,6 +381,8 @@ int main(int argc, char** argv) {
     if (name == "--routed") args.routed = value == "1";
     if (name == "--beside") args.beside = value == "1";
     if (name == "--best") args.best = value == "1";
+    if (name == "--read") args.read = std::atof(value.c_str());
+    if (name == "--dot") args.dot = std::atof(value.c_str());
     if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
     if (name == "--tokens") {
       for (size_t at = 0; at < value.size();) {
@@ -390,6 +396,7 @@ int main(int argc, char** argv) {
   if (args.verb == "model") {
     return gpu_bench::run_model(args.json, args.device == "cuda:0" ? "sm_90a" : args.device);
   }
+  if (args.verb == "shares") return gpu_bench::run_shares(args.json, args.read, args.dot);
   const auto device = open_device(args.device);
   if (!device.ok()) {
     std::fprintf(stderr, "%s\n", device.status().to_string().c_str());

@@ -260,10 +260,6 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
       const int r = static_cast<int>(row) + i * 16;
       slot[i] = ldg_i32(first + max_of(0, min_of(r, tile.rows - 1)));
     }
-    if (thread == 0) {
-      mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-      announce(s, ring.stage, tile);
-    }
     const u8* from[kCopies];
     u32 real = 0;  // bit i: row i of this thread does not pad the tile
     MOEJIT_UNROLL
@@ -281,7 +277,10 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
         const u32 stage = s.ring + ring.stage * kStageBytes90;
         const u32 full = s.full + ring.stage * 8;
         mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
-        if (thread == 0) load_weights<true>(&maps.map[0], tile, k, stage, full, policy);
+        if (thread == 0) {
+          if (k == 0) announce(s, ring.stage, tile);
+          load_weights<true>(&maps.map[0], tile, k, stage, full, policy);
+        }
         const bool inside = kPieces % 8 == 0 || k * 8 + static_cast<int>(column) < kPieces;
         const u32 valid = inside ? real : 0u;
         MOEJIT_UNROLL
@@ -354,7 +353,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
   grid_launch_dependents();
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
-    if constexpr (kMovesRegisters) reg_dec<kGateUp ? 72 : 56>();  // addresses of the gather
+    if constexpr (kMovesRegisters) reg_dec<56>();
     if constexpr (kGateUp) {
       produce_gate_up(a, maps, s);
     } else {
@@ -362,7 +361,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     }
     warp_sync();
   } else {
-    if constexpr (kMovesRegisters) reg_inc<kGateUp ? 216 : 224>();
+    if constexpr (kMovesRegisters) reg_inc<224>();
     Ring ring;
     Tile90 tile;
     MOEJIT_NO_UNROLL

@@ -139,13 +139,8 @@ MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, c
       tile, warpgroup, staged, kIntermediateSize - first, rows,
       [&](int block, int f, int which, int c, f32 weight) {
         const int j = f * 4 + which * 2 + c;
-        f32 g = (block == 0 ? lo[j] : hi[j]) * weight;
-        f32 u = kGated ? hi[j] * weight : 0.0f;
-        if constexpr (kBias) {  // no addition of zeros, which the compiler has to keep
-          g += gate_bias[block][which];
-          u += up_bias[block][which];
-        }
-        return activate(g, u);
+        return h_of(block == 0 ? lo[j] : hi[j], kGated ? hi[j] : 0.0f, weight,
+                    gate_bias[block][which], up_bias[block][which]);
       },
       [&](int j, int r) {
         return h + static_cast<i64>(tile.first_row + j * 32 + r) * kIntermediateSize * 2;

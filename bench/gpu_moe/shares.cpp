@@ -1,0 +1,74 @@
+#include "shares.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <tuple>
+
+namespace moejit::gpu_bench {
+namespace {
+
+struct Mean {
+  double logs = 0;
+  int points = 0;
+  void add(double share) {
+    logs += std::log(share);
+    ++points;
+  }
+  double value() const { return std::exp(logs / points); }
+};
+
+}  // namespace
+
+int run_shares(const std::string& path, double read, double dot) {
+  std::ifstream file(path);
+  if (!file) {
+    std::fprintf(stderr, "--json = %s: must be a file that perf wrote\n", path.c_str());
+    return 2;
+  }
+  if (read <= 0 || dot <= 0) {
+    std::fprintf(stderr, "%s = %g: must be a rate above 0, per second\n",
+                 read <= 0 ? "--read" : "--dot", read <= 0 ? read : dot);
+    return 2;
+  }
+  using Key = std::tuple<std::string, std::string, int64_t>;  // routing, layer, tokens
+  struct Best {
+    double seconds, share;
+  };
+  std::map<Key, Best> best;
+  for (std::string line; std::getline(file, line);) {
+    const auto row = nlohmann::json::parse(line, nullptr, false);
+    if (!row.is_object() || row.value("kind", "") != "perf" || row.value("beside", 0.0) > 0 ||
+        row.value("routed", 0) == 0)
+      continue;
+    const double seconds = row.value("median_s", 0.0);
+    if (seconds <= 0) continue;
+    const double floor = std::max(row.value("bytes", 0.0) / read, row.value("flops", 0.0) / dot);
+    const Key key{row.value("routing", ""), row.value("layer", ""),
+                  row.value("tokens", int64_t{0})};
+    const auto [found, fresh] = best.try_emplace(key, Best{seconds, floor / seconds});
+    if (!fresh && seconds < found->second.seconds) found->second = {seconds, floor / seconds};
+  }
+  std::map<std::pair<std::string, std::string>, Mean> layers;
+  std::map<std::string, Mean> routings;
+  for (const auto& [key, point] : best) {
+    const auto& [routing, layer, tokens] = key;
+    std::printf("%-16s %-10s %6lld %10.1f us  %.2f\n", layer.c_str(), routing.c_str(),
+                static_cast<long long>(tokens), point.seconds * 1e6, point.share);
+    layers[{routing, layer}].add(point.share);
+    routings[routing].add(point.share);
+  }
+  for (const auto& [key, mean] : layers)
+    std::printf("%-16s %-10s %3d points: geometric mean %.3f\n", key.second.c_str(),
+                key.first.c_str(), mean.points, mean.value());
+  for (const auto& [routing, mean] : routings)
+    std::printf("%-16s %-10s %3d points: geometric mean %.3f\n", "all", routing.c_str(),
+                mean.points, mean.value());
+  return 0;
+}
+
+}  // namespace moejit::gpu_bench

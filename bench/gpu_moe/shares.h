@@ -1,0 +1,14 @@
+// How near to the limits measurements are.
+#pragma once
+
+#include <string>
+
+namespace moejit::gpu_bench {
+
+// Reads what `gpu_moe perf --json` wrote and prints, for each layer, routing and token count, the
+// best time and its share of max(bytes / read, flops / dot), bytes and flops per second, then the
+// geometric mean of each layer and of all layers of a routing. Rows with cuBLAS beside them and
+// rows without the router are left out. Needs no device. Returns an exit status.
+int run_shares(const std::string& path, double read, double dot);
+
+}  // namespace moejit::gpu_bench
