@@ -142,9 +142,10 @@ MOEJIT_DEVICE i32 slot_expert(const MoeArgs& a, i64 slot) {
 }
 // Only of a slot whose expert is not -1.
 MOEJIT_DEVICE f32 slot_weight(const MoeArgs& a, i64 slot) {
+  if constexpr (kNumSharedExperts == 0) return ldg_f32(a.topk_weights + slot);
   const i64 token = slot / kSlots;
   const int j = static_cast<int>(slot - token * kSlots);
-  if (kNumSharedExperts > 0 && j >= kTopK) return 1.0f;
+  if (j >= kTopK) return 1.0f;
   return ldg_f32(a.topk_weights + token * kTopK + j);
 }
 

@@ -132,8 +132,8 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile90& tile, int firs
   }
 }
 
-// What the rows of a lane need for y: slots of the four that it stores, -1 where there is none, and
-// routing weights of the two whose sums it holds.
+// What the rows of a lane need for y: slots of the four that it stores, and routing weights of the
+// two whose sums it holds. Rows that pad the tile stand for its last one.
 struct DownRows {
   i32 slot[4], held[2];
   f32 weight[2];
@@ -142,7 +142,7 @@ struct DownRows {
     MOEJIT_UNROLL
     for (int i = 0; i < 6; ++i) {
       const int r = first + (i < 4 ? i * 4 + (lane >> 3) : (i - 4) * 8 + (lane >> 2));
-      const i32 found = r < tile.rows ? ldg_i32(plan_rows(a) + tile.first_row + r) : -1;
+      const i32 found = ldg_i32(plan_rows(a) + tile.first_row + min_of(r, tile.rows - 1));
       if (i < 4) {
         slot[i] = found;
       } else {
@@ -154,7 +154,7 @@ struct DownRows {
     MOEJIT_UNROLL
     for (int half = 0; half < 2; ++half) {
       opaque(held[half]);  // not waited for before the first products
-      weight[half] = !kWeightOnInput && held[half] >= 0 ? slot_weight(a, held[half]) : 1.0f;
+      weight[half] = kWeightOnInput ? 1.0f : slot_weight(a, held[half]);
     }
   }
 };
@@ -167,11 +167,8 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownR
   u8* line[4];  // of the rows that this lane stores
   MOEJIT_UNROLL
   for (int i = 0; i < 4; ++i) {
-    line[i] = nullptr;
-    if (rows.slot[i] >= 0) {
-      line[i] =
-          region(a, kRegion_y) + (static_cast<i64>(rows.slot[i]) * kParts + tile.part) * kRowBytes;
-    }
+    line[i] =
+        region(a, kRegion_y) + (static_cast<i64>(rows.slot[i]) * kParts + tile.part) * kRowBytes;
   }
   constexpr int kSlice = kPartial16 ? 64 : 32;  // columns of 128 bytes
   MOEJIT_UNROLL
@@ -210,7 +207,8 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownR
     }
     drain_rows(staged, [&](int i, int p, u32x4 v) {
       constexpr int kOfPiece = kSlice / 8;
-      if (line[i] != nullptr && column + p * kOfPiece < kHiddenSize)
+      const int r = first + i * 4 + static_cast<int>(lane >> 3);
+      if (r < tile.rows && column + p * kOfPiece < kHiddenSize)
         stg_u32x4(line[i] + (column + p * kOfPiece) * (kPartial16 ? 2 : 4), v);
     });
   }

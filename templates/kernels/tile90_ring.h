@@ -74,7 +74,7 @@ MOEJIT_DEVICE bool announced(const Shared90& s, u32 stage, Tile90* tile) {
   const u32x4 t = lds_u32x4(s.tiles + stage * 16);
   warp_sync();  // one lane gives the stage back for all
   tile->expert = static_cast<int>(t.x & 0xffffu);
-  tile->part = static_cast<int>(t.x >> 16);
+  tile->part = kParts == 1 ? 0 : static_cast<int>(t.x >> 16);
   tile->n = static_cast<int>(t.y);
   tile->first_row = static_cast<int>(t.z);
   tile->rows = static_cast<int>(t.w);

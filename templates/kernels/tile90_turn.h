@@ -12,7 +12,8 @@ namespace moe {
 constexpr int kLanesRows = ceil_div(kBm, 32);
 constexpr u32 kFirstFinishBarrier = 1;  // of named barriers, one for each consumer warpgroup
 
-// Slots and routing weights of rows lane + 32 * j of a tile, looked up beside its products.
+// Slots and routing weights of rows lane + 32 * j of a tile, looked up beside its products. Rows
+// that pad the tile stand for its last one: what has no condition needs no branch.
 template <bool kWeighted, bool kSlotted>
 struct LaneRows {
   i32 slot[kLanesRows];
@@ -20,17 +21,15 @@ struct LaneRows {
   MOEJIT_DEVICE void find(const MoeArgs& a, const Tile90& tile) {
     MOEJIT_UNROLL
     for (int j = 0; j < kLanesRows; ++j) {
-      const int r = j * 32 + static_cast<int>(lane_id());
-      slot[j] = (kWeighted || kSlotted) && r < tile.rows
-                    ? ldg_i32(plan_rows(a) + tile.first_row + r)
-                    : -1;
+      const int r = min_of(j * 32 + static_cast<int>(lane_id()), tile.rows - 1);
+      slot[j] = kWeighted || kSlotted ? ldg_i32(plan_rows(a) + tile.first_row + r) : 0;
     }
   }
   MOEJIT_DEVICE void weigh(const MoeArgs& a) {
     MOEJIT_UNROLL
     for (int j = 0; j < kLanesRows; ++j) {
       if constexpr (kWeighted) opaque(slot[j]);  // not waited for before the first products
-      weight[j] = kWeighted && slot[j] >= 0 ? slot_weight(a, slot[j]) : 1.0f;
+      weight[j] = kWeighted ? slot_weight(a, slot[j]) : 1.0f;
     }
   }
   // Of row 2 * (lane % 4) + c of fragment f; warp-collective.
@@ -55,53 +54,51 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
   constexpr int kPieces = kRowBytes / 16;
   constexpr int kRows = min_of(32, min_of(kBm, 4 * kStagedBytes / kRowBytes));  // of a slice
   constexpr int kRounds = ceil_div(kRows * kPieces, 128);
+  constexpr int kAtOnce = min_of(2, kRows / 8);  // fragments, whose shuffles overlap
+  static_assert(kBlocks == 2 || (kAtOnce == 2 && kWide == 2));
   const u32 lane = lane_id(), warp = warp_id() & 3u;
   MOEJIT_UNROLL
   for (int first = 0; first < kBm; first += kRows) {
     if (first >= tile.rows) break;
-    u8* to[kRounds];  // of the pieces that this thread stores
+    u8* to[kRounds];  // of the pieces that this thread may store
+    u32 stored = 0;   // bit i: it does
     MOEJIT_UNROLL
     for (int i = 0; i < kRounds; ++i) {
       const int at = i * 128 + static_cast<int>(warp * 32 + lane);
       const int row = first + at / kPieces, piece = at % kPieces;
-      const bool inside =
-          at < kRows * kPieces && row < tile.rows && piece * (16 / kWide) < channels;
-      u8* begin = line(first / 32, row % 32);
-      to[i] = inside ? begin + piece * 16 : nullptr;
+      if (at < kRows * kPieces && row < tile.rows && piece * (16 / kWide) < channels)
+        stored |= 1u << i;
+      to[i] = line(first / 32, row % 32) + piece * 16;
     }
     MOEJIT_UNROLL
-    for (int f = first / 8; f < (first + kRows) / 8; f += kBlocks == 1 && kWide == 2 ? 2 : 1) {
+    for (int f = first / 8; f < (first + kRows) / 8; f += kAtOnce) {
       if (f * 8 >= tile.rows) break;
-      if constexpr (kWide == 2) {
+      f32 weight[kAtOnce][2];
+      MOEJIT_UNROLL
+      for (int at = 0; at < kAtOnce * 2; ++at)
+        weight[at / 2][at % 2] = weights.of(f + at / 2, at % 2);
+      MOEJIT_UNROLL
+      for (int at = 0; kWide == 2 && at < kAtOnce * kBlocks / 2; ++at) {
         // Four 8x8 matrices: both halves of 16 channels, of two fragments or of two blocks.
-        constexpr int kFragments = kBlocks == 1 ? 2 : 1;
-        f32 weight[kFragments][2];
-        MOEJIT_UNROLL
-        for (int at = 0; at < kFragments * 2; ++at)
-          weight[at / 2][at % 2] = weights.of(f + at / 2, at % 2);
-        u32 r[4] = {0u, 0u, 0u, 0u};
-        MOEJIT_UNROLL
-        for (int m = 0; m < 4; ++m) {
-          const int of = kBlocks == 1 ? m / 2 : 0, block = kBlocks == 1 ? 0 : m / 2;
-          if ((f + of) * 8 < tile.rows) {
-            r[m] = pack2(value(block, f + of, m % 2, 0, weight[of][0]),
-                         value(block, f + of, m % 2, 1, weight[of][1]));
-          }
-        }
         const u32 m = lane >> 3;
-        const u32 row = (kBlocks == 1 ? f + m / 2 : f) * 8 - first + (lane & 7u);
+        u32 r[4];
+        MOEJIT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int of = kBlocks == 1 ? i / 2 : at, block = kBlocks == 1 ? 0 : i / 2;
+          r[i] = pack2(value(block, f + of, i % 2, 0, weight[of][0]),
+                       value(block, f + of, i % 2, 1, weight[of][1]));
+        }
+        const u32 row = (f + (kBlocks == 1 ? m / 2 : at)) * 8 - first + (lane & 7u);
         const u32 piece = (kBlocks == 1 ? 0u : m / 2 * 8) + warp * 2 + m % 2;
         stmatrix_x4_trans(staged + row * kRowBytes + ((piece ^ (row & 7u)) << 4), r);
-      } else {
-        const f32 weight[2] = {weights.of(f, 0), weights.of(f, 1)};
-        MOEJIT_UNROLL
-        for (int at = 0; at < kBlocks * 4; ++at) {
-          const int block = at / 4, which = at / 2 % 2, c = at % 2;
-          const u32 row = f * 8 - first + (lane & 3u) * 2 + c;
-          const u32 eight = block * 8 + warp * 2 + which;  // of channels: 32 bytes
-          sts_f32(staged + row * kRowBytes + ((eight ^ ((row >> 1) & 3u)) << 5) + (lane >> 2) * 4,
-                  value(block, f, which, c, weight[c]));
-        }
+      }
+      MOEJIT_UNROLL
+      for (int at = 0; kWide == 4 && at < kAtOnce * kBlocks * 4; ++at) {
+        const int of = at / (kBlocks * 4), block = at / 4 % kBlocks, which = at / 2 % 2, c = at % 2;
+        const u32 row = (f + of) * 8 - first + (lane & 3u) * 2 + c;
+        const u32 eight = block * 8 + warp * 2 + which;  // of channels: 32 bytes
+        sts_f32(staged + row * kRowBytes + ((eight ^ ((row >> 1) & 3u)) << 5) + (lane >> 2) * 4,
+                value(block, f + of, which, c, weight[of][c]));
       }
     }
     bar_sync(kFirstFinishBarrier + warpgroup, 128);
@@ -110,7 +107,8 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
       const u32 at = i * 128 + warp * 32 + lane;
       const u32 row = at / kPieces, piece = at % kPieces;
       const u32 swapped = kWide == 2 ? piece ^ (row & 7u) : piece ^ ((row >> 1 & 3u) << 1);
-      if (to[i] != nullptr) stg_u32x4(to[i], lds_u32x4(staged + row * kRowBytes + swapped * 16));
+      if ((stored >> i & 1u) != 0)
+        stg_u32x4(to[i], lds_u32x4(staged + row * kRowBytes + swapped * 16));
     }
     bar_sync(kFirstFinishBarrier + warpgroup, 128);
   }
