@@ -12,15 +12,21 @@ using gpu::ceil_div;
 int64_t stage_bytes(const Schedule& s) {
   return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128;
 }
+// Narrow swapped tiles of many rows, which two warpgroups take in turns (tile90_ring.h).
+bool in_turns(const Schedule& s) {
+  return s.at("swap") == 2 && s.at("tile_n") == 128 && s.at("tile_m") >= 128 && s.at("split") == 1;
+}
 // Warpgroups that multiply: 64 rows each, or where swapped 128 columns.
 int32_t consumers(const Schedule& s) {
+  if (in_turns(s)) return 2;
   return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
 }
-// Ring, its barriers and tiles, what each consumer warp stages, and room to align the ring to 1024
-// bytes.
+// Ring, its barriers and tiles, the barriers of turns, what each consumer warp stages, and room to
+// align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
-  return s.at("stages") * (stage_bytes(s) + 32) +
-         int64_t{consumers(s)} * 4 * (s.at("tile_m") < 64 ? 1024 : 2048) + 1024;
+  const int staged = s.at("tile_m") < 64 || in_turns(s) ? 1024 : 2048;
+  return s.at("stages") * (stage_bytes(s) + 32) + (in_turns(s) ? 16 : 0) +
+         int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {

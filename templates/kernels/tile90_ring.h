@@ -3,6 +3,9 @@
 // copies into a ring of stages; consumer warpgroups multiply with wgmma. Blocks are persistent. The
 // producer alone knows which tiles a block has; consumers learn of one with its first stage.
 //
+// Narrow swapped tiles of many rows are taken in turns by two consumer warpgroups, so that one
+// stores its results while the other multiplies.
+//
 // In a cluster of two each block brings half of the weights that both need and sends them to both;
 // the rings of the two then move in step: a stage is free when the consumers of both have left it.
 #pragma once
@@ -13,10 +16,13 @@
 
 namespace moe {
 
-// Consumer warpgroups: one for 64 rows, or where swapped one for 128 columns; as many for both
+// Warpgroups of one tile: one for 64 rows, or where swapped one for 128 columns; as many for both
 // products.
-constexpr int kConsumers = kSwap > 0 ? kBn / 128 : kBm / 64;
-static_assert(kSwap != 1 || kConsumers == kBm / 64);
+constexpr int kOfTile = kSwap > 0 ? kBn / 128 : kBm / 64;
+static_assert(kSwap != 1 || kOfTile == kBm / 64);
+constexpr bool kInTurns = kSwap == 2 && kOfTile == 1 && kBm >= 128 && kParts == 1;
+static_assert(!kInTurns || (kCluster == 1 && kSched_blocks == 1));
+constexpr int kConsumers = kInTurns ? 2 : kOfTile;
 constexpr int kThreads90 = 128 * (1 + kConsumers);
 constexpr int kStages90 = kSched_stages;
 constexpr int kStageBytesA = kBm * 128;
@@ -25,7 +31,7 @@ constexpr int kStageBytes90 = kStageBytesA + kStageBytesB;
 // Columns of one TMA box.
 template <bool kGateUp>
 constexpr int kGroupN = kTransposed || kSwapped<kGateUp> ? 64 : kHalfN;
-constexpr int kStagedBytes = kBm < 64 ? 1024 : 2048;  // of a consumer warp, for results
+constexpr int kStagedBytes = kBm < 64 || kInTurns ? 1024 : 2048;  // of a consumer warp, for results
 // With one consumer warpgroup every thread may have 255 registers anyway.
 constexpr bool kMovesRegisters = kConsumers > 1;
 // Rows of x are gathered; those of h lie side by side and come in boxes.
@@ -35,6 +41,7 @@ static_assert(kBm % kBoxRows == 0);
 struct Shared90 {
   u32 ring, staged, full, empty;
   u32 tiles;  // [kStages90] u32x4: the tile that begins with the stage
+  u32 turn;   // [2] barriers, one for each warpgroup, where they take turns
 };
 MOEJIT_DEVICE Shared90 shared90() {
   Shared90 s;
@@ -43,6 +50,7 @@ MOEJIT_DEVICE Shared90 shared90() {
   s.full = s.staged + kConsumers * 4 * kStagedBytes;
   s.empty = s.full + kStages90 * 8;
   s.tiles = s.empty + kStages90 * 8;
+  s.turn = s.tiles + kStages90 * 16;
   return s;
 }
 
@@ -51,6 +59,15 @@ struct Ring {
   MOEJIT_DEVICE void next() {
     if (++stage == kStages90) {
       stage = 0;
+      phase ^= 1u;
+    }
+  }
+  template <int kCount>
+  MOEJIT_DEVICE void skip() {
+    stage += kCount % kStages90;
+    phase ^= kCount / kStages90 & 1u;
+    if (stage >= kStages90) {
+      stage -= kStages90;
       phase ^= 1u;
     }
   }
@@ -223,6 +240,7 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
     }
     ahead = 0;
   }
+  if constexpr (kInTurns) return;
   mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
   announce_end(s, ring.stage);
   mbar_arrive(s.full + ring.stage * 8);
@@ -298,6 +316,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
       }
     }
   }
+  if constexpr (kInTurns) return;
   mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
   if (thread == 0) {
     announce_end(s, ring.stage);
@@ -316,6 +335,16 @@ MOEJIT_DEVICE void release(u32 empty) {
   } else {
     if (lane == 0) mbar_arrive(empty);
   }
+}
+
+// Where two warpgroups take turns, a tile is the next one's when this one has seen the last stage
+// of its own: a barrier's parity tells a stage from the one before it alone, not from an older one.
+MOEJIT_DEVICE void pass_turn(const Shared90& s, u32 warpgroup) {
+  if (lane_id() == 0) mbar_arrive(s.turn + (warpgroup ^ 1u) * 8);
+}
+// The 128 columns of a swapped tile that a warpgroup takes.
+MOEJIT_DEVICE u32 columns_of(u32 warpgroup) {
+  return kInTurns ? 0u : warpgroup;
 }
 
 // Passes `count` stages by, for a warpgroup whose part of the tile does not exist.
@@ -338,7 +367,11 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (!kGateUp) tma_prefetch_map(&maps.map[2]);
     for (int i = 0; i < kStages90; ++i) {
       mbar_init(s.full + i * 8, kGateUp ? 1 + 128 : 1);
-      mbar_init(s.empty + i * 8, kConsumers * 4 * kCluster);
+      mbar_init(s.empty + i * 8, kOfTile * 4 * kCluster);
+    }
+    if constexpr (kInTurns) {
+      mbar_init(s.turn, 4);
+      mbar_init(s.turn + 8, 4);
     }
     fence_mbar_init();
   }
@@ -364,11 +397,30 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (kMovesRegisters) reg_inc<224>();
     Ring ring;
     Tile90 tile;
-    MOEJIT_NO_UNROLL
-    for (;;) {
-      mbar_wait(s.full + ring.stage * 8, ring.phase);
-      if (!announced(s, ring.stage, &tile)) break;
-      consume(warpgroup - 1, tile, tile.blocks<kGateUp>(), ring);
+    if constexpr (kInTurns) {
+      constexpr int kCount = Cut<kGateUp>::kBlocksK;  // of every tile
+      const u32 mine = warpgroup - 1;
+      const int tiles = Items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile).count();
+      if (mine == 1) ring.skip<kCount>();
+      u32 turn = 0;
+      MOEJIT_NO_UNROLL
+      for (int at = static_cast<int>(mine); at < tiles; at += 2) {
+        if (at > 0) {
+          mbar_wait(s.turn + mine * 8, turn);
+          turn ^= 1u;
+        }
+        mbar_wait(s.full + ring.stage * 8, ring.phase);
+        announced(s, ring.stage, &tile);
+        consume(mine, tile, kCount, ring);
+        ring.skip<kCount>();
+      }
+    } else {
+      MOEJIT_NO_UNROLL
+      for (;;) {
+        mbar_wait(s.full + ring.stage * 8, ring.phase);
+        if (!announced(s, ring.stage, &tile)) break;
+        consume(warpgroup - 1, tile, tile.blocks<kGateUp>(), ring);
+      }
     }
   }
   // The other block may still send weights here, or wait for this one's consumers.

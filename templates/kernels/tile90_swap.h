@@ -1,7 +1,7 @@
 // Products whose columns are the rows of the layer: the weights are the 64-row operand of wgmma,
 // and columns come in eights and sixteens, so that an expert pays for few rows that it does not
-// have. kSched_tile_n / 128 consumer warpgroups take 128 channels each: two products of 64, gate
-// and up of the same channels where the layer is gated.
+// have. A warpgroup takes 128 channels of a tile: two products of 64, gate and up of the same
+// channels where the layer is gated.
 #pragma once
 
 #include "kernels/tile90_turn.h"
@@ -24,7 +24,7 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
       fence_proxy_async();  // the gathered rows were written by ordinary copies
     const u32 stage = s.ring + ring.stage * kStageBytes90;
     const u64 rows = descriptor(stage, false);
-    const u64 weights = descriptor(stage + kStageBytesA + warpgroup * 16384, false);
+    const u64 weights = descriptor(stage + kStageBytesA + columns_of(warpgroup) * 16384, false);
     wgmma_fence();
     MOEJIT_UNROLL
     for (int j = 0; j < 4; ++j) {  // 32 bytes of the reduction
@@ -37,6 +37,7 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
       }
     }
     wgmma_commit();
+    if (kInTurns && k == count - 1) pass_turn(s, warpgroup);
     if (k == at) meanwhile();
     wgmma_wait<1>();
     if (k > 0) release(s.empty + previous * 8);

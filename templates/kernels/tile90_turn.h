@@ -120,7 +120,7 @@ MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, c
                                          u32 warpgroup, u32 staged, const f32 (&lo)[kBm / 2],
                                          const f32 (&hi)[kBm / 2]) {
   constexpr int kBlocks = kGated ? 1 : 2;
-  const int first = tile.n * kHColumns + static_cast<int>(warpgroup) * kBlocks * 64;
+  const int first = tile.n * kHColumns + static_cast<int>(columns_of(warpgroup)) * kBlocks * 64;
   f32 gate_bias[kBlocks][2] = {}, up_bias[kBlocks][2] = {};
   if constexpr (kBias) {
     MOEJIT_UNROLL
@@ -150,7 +150,7 @@ MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, cons
                                       u32 warpgroup, u32 staged, const f32 (&lo)[kBm / 2],
                                       const f32 (&hi)[kBm / 2]) {
   constexpr int kWide = kPartial16 ? 2 : 4;
-  const int first = tile.n * kBn + static_cast<int>(warpgroup) * 128;
+  const int first = tile.n * kBn + static_cast<int>(columns_of(warpgroup)) * 128;
   f32 bias[2][2] = {};
   if constexpr (kBias) {
     MOEJIT_UNROLL

@@ -57,6 +57,11 @@ struct Items {
       : offset(static_cast<int>(block_id()) / kCluster),
         units(static_cast<int>(block_count()) / kCluster),
         total(items) {}
+  // All that this unit gets.
+  MOEJIT_DEVICE int count() const {
+    const int turns = total / units, last = (offset + turns) % units;
+    return turns + (last < total - turns * units ? 1 : 0);
+  }
   MOEJIT_DEVICE bool done() const { return base + offset >= total; }
   MOEJIT_DEVICE int item() const { return base + offset; }
   MOEJIT_DEVICE void next() {
