@@ -207,7 +207,7 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   // Measured on an H100 and an H200: so much of the read rate is sustained by 4, 8, 12, 16 warps,
   // and a fifth less for every further 8 rows of an expert.
   const int warps = schedule.at("blocks") * schedule.at("warps");
-  const double sustained = warps >= 16 ? 0.98 : warps >= 12 ? 0.96 : warps >= 8 ? 0.92 : 0.78;
+  const double sustained = warps >= 16 ? 0.92 : warps >= 12 ? 0.90 : warps >= 8 ? 0.87 : 0.72;
   const bool fused =
       schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule));
   gate_up.streaming = down.streaming =
