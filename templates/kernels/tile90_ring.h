@@ -10,9 +10,7 @@
 // the rings of the two then move in step: a stage is free when the consumers of both have left it.
 #pragma once
 
-#include "kernels/combine_parts.h"
-#include "kernels/route.h"
-#include "kernels/tile90_walk.h"
+#include "kernels/tile90_few.h"
 
 namespace moe {
 

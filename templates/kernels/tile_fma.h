@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/combine.h"
+#include "kernels/plan_entry.h"
 #include "kernels/route.h"
 #include "kernels/tile_stage.h"
 
