@@ -29,8 +29,6 @@ int64_t shared_bytes(const Schedule& s) {
          int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
-constexpr int64_t kFewTokens = 128;  // of tile90_few.h: these take three launches
-
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
   return config.gated ? s.at("tile_n") / 2 : s.at("tile_n");
 }
@@ -252,9 +250,6 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
                               const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
   std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
-  const int64_t arriving = schedule.at("swap") == 2 ? 128 : schedule.at("tile_n");
-  workspace.push_back(
-      {.name = "arrivals", .fixed_bytes = 4 * kFewTokens * ceil_div(config.hidden_size, arriving)});
   workspace.push_back(
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
   workspace.push_back({.name = "y",
@@ -300,20 +295,13 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   entry.dependent_launch = true;
   entry.tensor_maps = true;
   entry.cluster = schedule.at("cluster");
-  Entry route = gpu::route_entry(config), plan = gpu::plan_entry(target);
-  if (config.num_experts <= 512) {  // kRoutesFew of tile90_few.h
-    route.min_tokens = kFewTokens + 1;
-    if (config.router.topk_group < config.router.n_group)
-      plan.shared_bytes += 32 * (config.num_experts + config.router.n_group) * 4;
-  }
-  source.entries.push_back(route);
-  source.entries.push_back(plan);
+  source.entries.push_back(gpu::route_entry(config));
+  source.entries.push_back(gpu::plan_entry(target));
   entry.name = "moe_tile90_gate_up";
   source.entries.push_back(entry);
   entry.name = "moe_tile90_down";
   source.entries.push_back(entry);
   Entry combine = gpu::combine_entry(config);
-  combine.min_tokens = kFewTokens + 1;
   combine.grid.per_token_num = config.hidden_size / (schedule.at("partial") == 16 ? 8 : 4);
   source.entries.push_back(combine);
   return source;

@@ -1,6 +1,6 @@
-// The work list of the tile kernels, made on the device by one block, or by one cluster of
-// MOEJIT_PLAN_BLOCKS blocks that each count and place a part of the slots. Rows are the slots of
-// this process, sorted by expert; a tile is up to kPlanTile rows of one expert.
+// Entry `moe_plan`: the work list of the tile kernels, made on the device by one block, or by one
+// cluster of MOEJIT_PLAN_BLOCKS blocks that each count and place a part of the slots. Rows are the
+// slots of this process, sorted by expert; a tile is up to kPlanTile rows of one expert.
 #pragma once
 
 #include "kernels/common.h"
@@ -52,11 +52,13 @@ MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
   }
 }
 
-constexpr int kPlanShared = (kPlanThreads + 64) * 4;  // bytes, from shared_base()
+}  // namespace moe
 
-// Body of the entry `moe_plan`, when the ids are there.
-MOEJIT_DEVICE void make_plan(const MoeArgs& a) {
+MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
+  using namespace moe;
   static_assert(kExperts <= kPlanThreads);
+  grid_launch_dependents();  // gate+up of tile90 asks for weights before it waits for this entry
+  grid_wait();
   const int thread = static_cast<int>(thread_id());
   const u32 cursor = shared_base();  // [kPlanThreads] rows, then the next free row, of each expert
   const u32 sums = cursor + kPlanThreads * 4;  // [32] u32x2 totals of the warps
@@ -135,5 +137,3 @@ MOEJIT_DEVICE void make_plan(const MoeArgs& a) {
     }
   }
 }
-
-}  // namespace moe

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/combine.h"
-#include "kernels/plan_entry.h"
 #include "kernels/route.h"
 #include "kernels/tile_stage.h"
 

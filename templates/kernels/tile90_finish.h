@@ -212,14 +212,6 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownR
         stg_u32x4(line[i] + (column + p * kOfPiece) * (kPartial16 ? 2 : 4), v);
     });
   }
-  if (few_tokens(a)) {  // lane r < 16 speaks for row r of the warp
-    const u32 from = (lane & 7u) * 4;
-    const u32 low = shfl_u32(static_cast<u32>(rows.held[0]), from);
-    const u32 high = shfl_u32(static_cast<u32>(rows.held[1]), from);
-    const int count = arrive_few(a, lane < 16 && first + static_cast<int>(lane) < tile.rows,
-                                 static_cast<i32>(lane < 8 ? low : high), tile.n, staged, 0);
-    combine_few(a, tile.n, staged, count);
-  }
 }
 
 }  // namespace moe

@@ -10,7 +10,9 @@
 // the rings of the two then move in step: a stage is free when the consumers of both have left it.
 #pragma once
 
-#include "kernels/tile90_few.h"
+#include "kernels/combine_parts.h"
+#include "kernels/route.h"
+#include "kernels/tile90_walk.h"
 
 namespace moe {
 

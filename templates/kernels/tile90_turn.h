@@ -174,18 +174,6 @@ MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, cons
         return y +
                (static_cast<i64>(rows.slot_of(j, r)) * kParts + tile.part) * kHiddenSize * kWide;
       });
-  if (few_tokens(a) && first < kHiddenSize) {  // behind the last barrier of store_turned
-    const u32 warp = warp_id() & 3u, list = staged + warp * kStagedBytes;
-    int count = 0;
-    MOEJIT_UNROLL
-    for (int j = 0; j < kLanesRows; ++j) {
-      const int r = j * 32 + static_cast<int>(lane_id());
-      const bool own = r < tile.rows && (static_cast<u32>(r) & 3u) == warp;
-      count = arrive_few(a, own, rows.slot[j], first / kArriving, list, count);
-    }
-    combine_few(a, first / kArriving, list, count);
-    bar_sync(kFirstFinishBarrier + warpgroup, 128);  // of the next tile is staged there
-  }
 }
 
 }  // namespace moe

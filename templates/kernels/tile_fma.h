@@ -4,7 +4,6 @@
 #pragma once
 
 #include "kernels/combine.h"
-#include "kernels/plan_entry.h"
 #include "kernels/route.h"
 #include "kernels/tile_stage.h"
 

@@ -6,7 +6,6 @@
 
 #include "kernels/combine_parts.h"
 #include "kernels/mfma.h"
-#include "kernels/plan_entry.h"
 #include "kernels/route.h"
 
 namespace moe {
