@@ -1,14 +1,5 @@
-// gpu_moe: correctness and speed of the GPU families at their real sizes, without the cache.
-//   gpu_moe check [--samples N]                every family on layers that use every config field
-//   gpu_moe limits                             read bandwidth, tensor rate, cuBLAS
-//   gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
-//                [--routed 1] [--best 1] [--entries 1] [--rounds N] [--beside 1]
-//       --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
-//   gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
-//   gpu_moe shares --json FILE --read 4.66e12 --dot 7.5e14  of these limits, and their means; no
-//   GPU
-// One table per run on stdout; --json FILE appends its rows, behind the limits of the run, as JSON
-// lines.
+// Correctness and speed of the GPU families at their real sizes, without the cache; kUsage says
+// how.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -30,6 +21,21 @@
 #include "tuner/workload.h"
 
 namespace {
+
+constexpr char kUsage[] =
+    R"(gpu_moe check [--samples N]     every family on layers that use every config field
+gpu_moe compile [--device D]    what check would run, on a machine without a GPU
+gpu_moe limits                  read bandwidth, tensor rate, cuBLAS
+gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
+             [--routed 1] [--best 1] [--entries 1] [--rounds N] [--repeats N] [--routing R]
+             [--beside 1] [--check-operations N]
+    --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
+gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
+gpu_moe shares --json FILE --read 4.66e12 --dot 7.5e14  shares of these limits and their means;
+                                no GPU
+One table per run on stdout; --json FILE appends its rows, behind the limits of the run, as JSON
+lines.
+)";
 
 using namespace moejit;
 using namespace moejit::internal;
@@ -366,6 +372,9 @@ int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   Arguments args;
   if (argc > 1) args.verb = argv[1];
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--help") == 0) return std::fputs(kUsage, stdout) < 0 ? 1 : 0;
+  }
   for (int i = 2; i + 1 < argc; i += 2) {
     const std::string name = argv[i], value = argv[i + 1];
     if (name == "--device") args.device = value;
@@ -397,6 +406,11 @@ int main(int argc, char** argv) {
     return gpu_bench::run_model(args.json, args.device == "cuda:0" ? "sm_90a" : args.device);
   }
   if (args.verb == "shares") return gpu_bench::run_shares(args.json, args.read, args.dot);
+  const char* verbs[] = {"check", "compile", "limits", "perf"};
+  if (std::find(std::begin(verbs), std::end(verbs), args.verb) == std::end(verbs)) {
+    std::fputs(kUsage, stderr);
+    return 2;
+  }
   const auto device = open_device(args.device);
   if (!device.ok()) {
     std::fprintf(stderr, "%s\n", device.status().to_string().c_str());

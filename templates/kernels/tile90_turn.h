@@ -54,7 +54,7 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
   constexpr int kPieces = kRowBytes / 16;
   constexpr int kRows = min_of(32, min_of(kBm, 4 * kStagedBytes / kRowBytes));  // of a slice
   constexpr int kRounds = ceil_div(kRows * kPieces, 128);
-  constexpr int kAtOnce = min_of(2, kRows / 8);  // fragments, whose shuffles overlap
+  constexpr int kAtOnce = kWide == 2 ? 2 : 1;  // fragments, whose shuffles overlap
   static_assert(kBlocks == 2 || (kAtOnce == 2 && kWide == 2));
   const u32 lane = lane_id(), warp = warp_id() & 3u;
   MOEJIT_UNROLL
