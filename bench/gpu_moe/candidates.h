@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "backends/backend.h"
 #include "generator/family.h"
 #include "moejit/tuning.h"
@@ -15,15 +16,6 @@
 namespace moejit::gpu_bench {
 
 using namespace moejit::internal;
-
-struct Arguments {
-  std::string verb, device = "cuda:0", layer, family, json, schedule, routing = "uniform";
-  std::vector<int64_t> tokens;
-  int samples = 3, repeats = 20, rounds = 1;
-  double check_operations = 3e8;
-  double read = 0, dot = 0;  // limits that shares refers to
-  bool entries = false, routed = false, best = false, beside = false;
-};
 
 struct Built {
   const Family* family = nullptr;

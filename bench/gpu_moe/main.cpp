@@ -1,12 +1,12 @@
-// Correctness and speed of the GPU families at their real sizes, without the cache; kUsage says
-// how.
+// gpu_moe: correctness and speed of the GPU families at their real sizes, without the cache. One
+// table per run on stdout.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <random>
 
+#include "arguments.h"
 #include "backends/backend.h"
 #include "candidates.h"
 #include "cases.h"
@@ -21,21 +21,6 @@
 #include "tuner/workload.h"
 
 namespace {
-
-constexpr char kUsage[] =
-    R"(gpu_moe check [--samples N]     every family on layers that use every config field
-gpu_moe compile [--device D]    what check would run, on a machine without a GPU
-gpu_moe limits                  read bandwidth, tensor rate, cuBLAS
-gpu_moe perf --layer NAME --tokens 1,8,... [--family F] [--samples N] [--schedule "JSON;JSON"]
-             [--routed 1] [--best 1] [--entries 1] [--rounds N] [--repeats N] [--routing R]
-             [--beside 1] [--check-operations N]
-    --beside: a large product of cuBLAS after every launch, so that both meet the same clocks
-gpu_moe model --json FILE [--device sm_90a]  the model's error on what perf measured; no GPU
-gpu_moe shares --json FILE --read 4.66e12 --dot 7.5e14  shares of these limits and their means;
-                                no GPU
-One table per run on stdout; --json FILE appends its rows, behind the limits of the run, as JSON
-lines.
-)";
 
 using namespace moejit;
 using namespace moejit::internal;
@@ -370,47 +355,12 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  Arguments args;
-  if (argc > 1) args.verb = argv[1];
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--help") == 0) return std::fputs(kUsage, stdout) < 0 ? 1 : 0;
-  }
-  for (int i = 2; i + 1 < argc; i += 2) {
-    const std::string name = argv[i], value = argv[i + 1];
-    if (name == "--device") args.device = value;
-    if (name == "--layer") args.layer = value;
-    if (name == "--family") args.family = value;
-    if (name == "--json") args.json = value;
-    if (name == "--schedule") args.schedule = value;
-    if (name == "--routing") args.routing = value;
-    if (name == "--samples") args.samples = std::atoi(value.c_str());
-    if (name == "--repeats") args.repeats = std::atoi(value.c_str());
-    if (name == "--rounds") args.rounds = std::max(1, std::atoi(value.c_str()));
-    if (name == "--entries") args.entries = value == "1";
-    if (name == "--routed") args.routed = value == "1";
-    if (name == "--beside") args.beside = value == "1";
-    if (name == "--best") args.best = value == "1";
-    if (name == "--read") args.read = std::atof(value.c_str());
-    if (name == "--dot") args.dot = std::atof(value.c_str());
-    if (name == "--check-operations") args.check_operations = std::atof(value.c_str());
-    if (name == "--tokens") {
-      for (size_t at = 0; at < value.size();) {
-        size_t end = value.find(',', at);
-        if (end == std::string::npos) end = value.size();
-        args.tokens.push_back(std::atoll(value.substr(at, end - at).c_str()));
-        at = end + 1;
-      }
-    }
-  }
-  if (args.verb == "model") {
-    return gpu_bench::run_model(args.json, args.device == "cuda:0" ? "sm_90a" : args.device);
-  }
+  int exit_status = 0;
+  const auto parsed = parse_arguments(argc, argv, &exit_status);
+  if (!parsed) return exit_status;
+  const Arguments& args = *parsed;
+  if (args.verb == "model") return gpu_bench::run_model(args.json, args.device);
   if (args.verb == "shares") return gpu_bench::run_shares(args.json, args.read, args.dot);
-  const char* verbs[] = {"check", "compile", "limits", "perf"};
-  if (std::find(std::begin(verbs), std::end(verbs), args.verb) == std::end(verbs)) {
-    std::fputs(kUsage, stderr);
-    return 2;
-  }
   const auto device = open_device(args.device);
   if (!device.ok()) {
     std::fprintf(stderr, "%s\n", device.status().to_string().c_str());

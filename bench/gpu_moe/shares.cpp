@@ -30,11 +30,6 @@ int run_shares(const std::string& path, double read, double dot) {
     std::fprintf(stderr, "--json = %s: must be a file that perf wrote\n", path.c_str());
     return 2;
   }
-  if (read <= 0 || dot <= 0) {
-    std::fprintf(stderr, "%s = %g: must be a rate above 0, per second\n",
-                 read <= 0 ? "--read" : "--dot", read <= 0 ? read : dot);
-    return 2;
-  }
   using Key = std::tuple<std::string, std::string, int64_t>;  // routing, layer, tokens
   struct Best {
     double seconds, share;
