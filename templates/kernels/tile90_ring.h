@@ -153,7 +153,7 @@ template <bool kGateUp>
 MOEJIT_DEVICE void load_weights(const TensorMap* map, const Tile90& tile, int k, u32 stage,
                                 u32 full, u64 policy) {
   constexpr int kGroups = kBn / kGroupN<kGateUp>;
-  if (tile.rows == 0) {
+  if (kCluster > 1 && tile.rows == 0) {
     mbar_arrive(full);
     return;
   }
@@ -197,7 +197,7 @@ MOEJIT_DEVICE void guess_weights(const MoeArgs& a, const TensorMap* map) {
 MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   if (thread_id() != 0) return;
   const u64 once = policy_evict_first(), again = policy_evict_normal();
-  Items items = items_of<false>(ldg_i32(plan_counts(a)));
+  Items items(ldg_i32(plan_counts(a)) * Cut<false>::kPerTile);
   NextItem coming = next_item<false>(a, items);
   int ahead = 0;  // stages of the first tile whose weights are under way
   // The work list is complete (the entry before waited for it); only h is not. Weights go first.
@@ -261,7 +261,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
   const u8* source = static_cast<const u8*>(a.x) + column * 16;
   const i32* rows = plan_rows(a);
   const u64 once = policy_evict_first(), again = policy_evict_normal();
-  Items items = items_of<true>(ldg_i32(plan_counts(a)));
+  Items items(ldg_i32(plan_counts(a)) * Cut<true>::kPerTile);
   NextItem coming = next_item<true>(a, items);
   Ring ring;
   while (coming.item >= 0) {
@@ -400,7 +400,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (kInTurns) {
       constexpr int kCount = Cut<kGateUp>::kBlocksK;  // of every tile
       const u32 mine = warpgroup - 1;
-      const int tiles = items_of<kGateUp>(ldg_i32(plan_counts(a))).count();
+      const int tiles = Items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile).count();
       if (mine == 1) ring.skip<kCount>();
       u32 turn = 0;
       MOEJIT_NO_UNROLL

@@ -69,9 +69,8 @@ MOEJIT_DEVICE void multiply_rows(int eights, const Shared90& s, u32 warpgroup, i
 template <bool kGateUp>
 MOEJIT_DEVICE void consume_swapped(const MoeArgs& a, const Shared90& s, u32 warpgroup,
                                    const Tile90& tile, int count, Ring& ring) {
-  if (tile.rows == 0) {
+  if (kCluster > 1 && tile.rows == 0) {
     pass_tile(s, count, ring);
-    if constexpr (kInTurns) pass_turn(s, warpgroup);
     return;
   }
   f32 lo[kBm / 2], hi[kBm / 2];

@@ -51,25 +51,12 @@ struct Tile90 : Tile {
 
 // The items of this unit, one in each turn of all units. Neighbouring items may differ in cost (a
 // full row tile and the last one of its expert), so units change places from turn to turn.
-//
-// Items that do not fill a last turn are cut into pieces, fewer rows each, where units would rest
-// otherwise: only swapped tiles, which pay for rows in sixteens or eights.
 struct Items {
-  static constexpr int kMostPieces = 4;
   int base = 0, offset, units, total;
-  int whole, pieces = 1;  // items before those that are cut, and pieces of each other
-  MOEJIT_DEVICE Items(int items, bool cut)
+  MOEJIT_DEVICE Items(int items)
       : offset(static_cast<int>(block_id()) / kCluster),
         units(static_cast<int>(block_count()) / kCluster),
-        total(items),
-        whole(items) {
-    const int rest = items % units;
-    if (cut && rest > 0 && rest * 2 <= units) {
-      pieces = min_of(units / rest, kMostPieces);
-      whole = items - rest;
-      total = whole + rest * pieces;
-    }
-  }
+        total(items) {}
   // All that this unit gets.
   MOEJIT_DEVICE int count() const {
     const int turns = total / units, last = (offset + turns) % units;
@@ -82,37 +69,25 @@ struct Items {
     if (++offset == units) offset = 0;
   }
 };
-template <bool kGateUp>
-MOEJIT_DEVICE Items items_of(int row_tiles) {
-  return Items(row_tiles * Cut<kGateUp>::kPerTile, kCluster == 1 && kSwapped<kGateUp>);
-}
 
 // The item that a unit takes next, and its entry of the plan. Asked for a tile ahead: the load
 // takes as long as a step of the product.
 struct NextItem {
   u32x4 entry;
   int item;  // -1: none is left
-  int piece, pieces;
 };
 template <bool kGateUp>
 MOEJIT_DEVICE NextItem next_item(const MoeArgs& a, Items& items) {
-  NextItem next = {{0u, 0u, 0u, 0u}, -1, 0, 1};
+  NextItem next = {{0u, 0u, 0u, 0u}, -1};
   while (items.base < items.total && items.done()) items.next();
   if (items.base >= items.total) return next;
   next.item = items.item();
-  if (items.pieces > 1 && next.item >= items.whole) {
-    const int of_rest = next.item - items.whole;
-    next.item = items.whole + of_rest / items.pieces;
-    next.piece = of_rest % items.pieces;
-    next.pieces = items.pieces;
-  }
   next.entry = ldg_u32x4(plan_tiles(a) + next.item / Cut<kGateUp>::kPerTile);
   items.next();
   return next;
 }
 
-// This block's tile of an item; no rows where the item has no column tile for it, or fewer rows
-// than pieces.
+// This block's tile of an item; no rows where the item has no column tile for it.
 template <bool kGateUp>
 MOEJIT_DEVICE Tile90 locate90(const NextItem& next) {
   using C = Cut<kGateUp>;
@@ -143,20 +118,15 @@ MOEJIT_DEVICE Tile90 locate90(const NextItem& next) {
   if constexpr (kSwapped<kGateUp>) {  // tiles of an expert alike, but for what counts as one
     constexpr int kGranule = kBm > kFineRows ? 16 : 8;
     const int granules = ceil_div(rows, kGranule);
-    int begin = granules * m / tiles, end = granules * (m + 1) / tiles;
-    if (next.pieces > 1) {
-      const int all = end - begin, from = begin;
-      begin = from + all * next.piece / next.pieces;
-      end = from + all * (next.piece + 1) / next.pieces;
-    }
-    tile.first_row = first + begin * kGranule;
-    tile.rows = min_of(rows, end * kGranule) - begin * kGranule;
+    const int begin = granules * m / tiles * kGranule;
+    tile.first_row = first + begin;
+    tile.rows = min_of(rows, granules * (m + 1) / tiles * kGranule) - begin;
   } else {
     tile.first_row = first + m * kPlanTile;
     tile.rows = min_of(kPlanTile, rows - m * kPlanTile);
   }
   if (C::kColumns > C::kTiles && tile.n >= C::kTiles) tile.rows = 0;
-  tile.single = tiles <= kCluster && next.pieces == 1;
+  tile.single = tiles <= kCluster;
   return tile;
 }
 

@@ -199,17 +199,6 @@ const Form kSwapped[] = {
      2,
      true,
      true},
-    // 9 and 6 items for 4 units: those of the last turn are cut into 4 pieces, one of them empty,
-    // and into 2.
-    {"LastTurnInTurns",
-     328,
-     136,
-     50,
-     {{"tile_m", 160}, {"tile_n", 128}, {"stages", 6}},
-     false,
-     DType::kBF16,
-     2},
-    {"LastTurn", 328, 136, 50, {{"tile_m", 160}}, false, DType::kBF16, 2},
     {"ManyRowsCluster", 136, 264, 400, {{"tile_m", 160}, {"cluster", 2}}, false, DType::kBF16, 2},
 };
 
