@@ -131,7 +131,7 @@ double wave_share(double items, double units) {
 }
 
 double streaming_share(double items, double in_flight, const Target& target) {
-  return std::clamp(std::min(items / target.num_units, in_flight / (40 << 10)), 0.05, 0.92);
+  return std::clamp(std::min(items / target.num_units, in_flight / (40 << 10)), 0.05, 0.97);
 }
 
 double token_count(const MoeConfig& config, const RowCounts& rows) {

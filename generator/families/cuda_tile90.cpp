@@ -16,7 +16,7 @@ int64_t stage_bytes(const Schedule& s) {
 bool in_turns(const Schedule& s) {
   return s.at("swap") == 2 && s.at("tile_n") == 128 && s.at("tile_m") >= 128 && s.at("split") == 1;
 }
-// Warpgroups that multiply: 64 rows each, or where swapped 128 columns.
+// Warpgroups that multiply: 64 rows each, or where swapped 128 columns; two where they take turns.
 int32_t consumers(const Schedule& s) {
   if (in_turns(s)) return 2;
   return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
@@ -216,7 +216,11 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
     gate_up.bytes += static_cast<double>(config.w13_rows()) * h * element;
     down.bytes += h * i * element;
   }
-  if (swap >= 1 && schedule.at("cluster") > 1) used13 *= 1.02;  // measured: 0.86 to 1.12, an H200
+  // What a cluster costs swapped tiles, by a fit: 0.86 to 1.01 where an expert is larger than the
+  // L2, 0.99 to 1.12 elsewhere, an H200.
+  const double expert_bytes = static_cast<double>(config.w13_rows()) * h * element;
+  if (swap >= 1 && schedule.at("cluster") > 1)
+    used13 *= expert_bytes > 0.75 * static_cast<double>(target.l2_bytes) ? 0.95 : 1.04;
   // The probe's rate lasts for its milliseconds: under load an H200 keeps to its power, and a
   // library product of 8192^3 to 0.78 of the probe, these kernels to 0.74.
   constexpr double kSustained = 1.3;
@@ -237,9 +241,8 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   down.parallel = gpu::wave_share(whole(used2) * n2 * split, units);
   const double in_flight =
       128.0 * static_cast<double>(tile_n) * (schedule.at("stages") - 1) * schedule.at("blocks");
-  // Boxes of weights are read a little faster than the probe reads lines, most of all by narrow
-  // swapped tiles: measured, an H200.
-  const double box_rate = tile_n > 128 ? 1.03 : swap == 0 ? 1.01 : 1.06;
+  // Of the probe's rate, boxes of weights reach the more the narrower the tiles: measured, an H200.
+  const double box_rate = tile_n > 128 ? 0.98 : swap == 0 ? 0.96 : 1.0;
   gate_up.streaming = box_rate * gpu::streaming_share(tiles * n13, in_flight, target);
   down.streaming = box_rate * gpu::streaming_share(tiles * n2 * split, in_flight, target);
   return {gpu::plan_work(config, tokens), gate_up, down,

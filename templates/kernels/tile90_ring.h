@@ -340,7 +340,8 @@ MOEJIT_DEVICE void release(u32 empty) {
 // Where two warpgroups take turns, a tile is the next one's when this one has seen the last stage
 // of its own: a barrier's parity tells a stage from the one before it alone, not from an older one.
 MOEJIT_DEVICE void pass_turn(const Shared90& s, u32 warpgroup) {
-  if (lane_id() == 0) mbar_arrive(s.turn + (warpgroup ^ 1u) * 8);
+  if (lane_id() != 0) return;
+  mbar_arrive(s.turn + (warpgroup ^ 1u) * 8);
 }
 // The 128 columns of a swapped tile that a warpgroup takes.
 MOEJIT_DEVICE u32 columns_of(u32 warpgroup) {
@@ -352,6 +353,7 @@ MOEJIT_DEVICE void pass_tile(const Shared90& s, int count, Ring& ring) {
   MOEJIT_NO_UNROLL
   for (int k = 0; k < count; ++k) {
     mbar_wait(s.full + ring.stage * 8, ring.phase);
+    warp_sync();  // one lane releases for all
     release(s.empty + ring.stage * 8);
     ring.next();
   }
@@ -401,7 +403,9 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
       constexpr int kCount = Cut<kGateUp>::kBlocksK;  // of every tile
       const u32 mine = warpgroup - 1;
       const int tiles = Items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile).count();
-      if (mine == 1) ring.skip<kCount>();
+      if (mine == 1) {
+        ring.skip<kCount>();
+      }
       u32 turn = 0;
       MOEJIT_NO_UNROLL
       for (int at = static_cast<int>(mine); at < tiles; at += 2) {

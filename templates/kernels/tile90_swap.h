@@ -37,7 +37,9 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
       }
     }
     wgmma_commit();
-    if (kInTurns && k == count - 1) pass_turn(s, warpgroup);
+    if (kInTurns && k == count - 1) {
+      pass_turn(s, warpgroup);
+    }
     if (k == at) meanwhile();
     wgmma_wait<1>();
     if (k > 0) release(s.empty + previous * 8);

@@ -148,10 +148,12 @@ TEST(SimMutation, Tile90Cluster) {
 TEST(SimMutation, Tile90Turns) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
-  expect_found(
-      run_mutants(layer(776, 392), "sm_90a", "cuda_tile90", {"mbar_wait(s.turn", "ring.skip<"}, 100,
-                  140, {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}}),
-      10);
+  const std::vector<Mutant> mutants =
+      run_mutants(layer(776, 392), "sm_90a", "cuda_tile90",
+                  {"mbar_wait(s.turn", "mbar_arrive(s.turn", "pass_turn(", "ring.skip<"}, 100, 140,
+                  {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}});
+  EXPECT_EQ(mutants.size(), 5);
+  expect_found(mutants, 10);
 }
 
 TEST(SimMutation, Stream) {
