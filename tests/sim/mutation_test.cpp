@@ -128,6 +128,9 @@ TEST(SimMutation, Tile90) {
     ASSERT_EQ(mutants[i].line, straight[i].line);
     if (mutants[i].verdict.empty()) mutants[i].verdict = straight[i].verdict;
   }
+  // Tile90Turns has what only tiles in turns execute.
+  std::erase_if(mutants,
+                [](const Mutant& m) { return m.line.find("s.turn") != std::string::npos; });
   expect_found(mutants, 8);
 }
 
