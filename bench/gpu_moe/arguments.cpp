@@ -25,7 +25,8 @@ std::optional<Arguments> parse_arguments(int argc, char** argv, int* exit_status
   std::string arch = "sm_90a";
   model->add_option("--device", arch, "architecture that was measured")->capture_default_str();
   for (CLI::App* sub : {check, compile, perf}) {
-    sub->add_option("--layer", args.layer, "one of the benchmark's layers")->required(sub == perf);
+    sub->add_option("--layer", args.layer, sub == perf ? "such as qwen3-30b-a3b" : "only this one")
+        ->required(sub == perf);
     sub->add_option("--family", args.family, "only schedules of this family");
     sub->add_option("--samples", args.samples, "schedules of each family, or of the model's list")
         ->check(CLI::PositiveNumber);
@@ -40,7 +41,8 @@ std::optional<Arguments> parse_arguments(int argc, char** argv, int* exit_status
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
       ->required();
-  perf->add_option("--routing", args.routing, "uniform, zipf:S, ...")->capture_default_str();
+  perf->add_option("--routing", args.routing, "uniform, zipf:S or trace:FILE")
+      ->capture_default_str();
   perf->add_option("--rounds", args.rounds, "over all schedules")->check(CLI::PositiveNumber);
   perf->add_option("--repeats", args.repeats, "launches of a schedule in a round")
       ->check(CLI::PositiveNumber);

@@ -195,7 +195,9 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
     if (l.name == args.layer) layer = &l;
   }
   if (layer == nullptr) {
-    std::fprintf(stderr, "no layer %s\n", args.layer.c_str());
+    std::fprintf(stderr, "--layer = %s: must be one of", args.layer.c_str());
+    for (const gpu_bench::Layer& l : all) std::fprintf(stderr, " %s", l.name.c_str());
+    std::fprintf(stderr, "\n");
     return 2;
   }
   const double begin = now();
@@ -369,6 +371,10 @@ int main(int argc, char** argv) {
   std::printf("device %s: %s, driver %s\n", (*device)->info().name.c_str(),
               (*device)->info().product.c_str(), (*device)->info().driver.c_str());
   std::FILE* json = args.json.empty() ? nullptr : std::fopen(args.json.c_str(), "a");
+  if (!args.json.empty() && json == nullptr) {
+    std::fprintf(stderr, "--json = %s: must be a file that can be written\n", args.json.c_str());
+    return 2;
+  }
   int result = 2;
   if (args.verb == "check") result = run_check(**device, args);
   if (args.verb == "compile") result = run_compile(**device, args);

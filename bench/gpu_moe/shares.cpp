@@ -48,6 +48,10 @@ int run_shares(const std::string& path, double read, double dot) {
     const auto [found, fresh] = best.try_emplace(key, Best{seconds, floor / seconds});
     if (!fresh && seconds < found->second.seconds) found->second = {seconds, floor / seconds};
   }
+  if (best.empty()) {
+    std::fprintf(stderr, "--json = %s: must have rows of perf --routed 1\n", path.c_str());
+    return 2;
+  }
   std::map<std::pair<std::string, std::string>, Mean> layers;
   std::map<std::string, Mean> routings;
   for (const auto& [key, point] : best) {

@@ -12,7 +12,7 @@ using gpu::ceil_div;
 int64_t stage_bytes(const Schedule& s) {
   return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128;
 }
-// Narrow swapped tiles of many rows, which two warpgroups take in turns (tile90_ring.h).
+// Narrow swapped tiles of many rows, which two warpgroups take in turns: kInTurns of tile90_ring.h.
 bool in_turns(const Schedule& s) {
   return s.at("swap") == 2 && s.at("tile_n") == 128 && s.at("tile_m") >= 128 && s.at("split") == 1;
 }
@@ -216,8 +216,8 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
     gate_up.bytes += static_cast<double>(config.w13_rows()) * h * element;
     down.bytes += h * i * element;
   }
-  // What a cluster costs swapped tiles, by a fit: 0.86 to 1.01 where an expert is larger than the
-  // L2, 0.99 to 1.12 elsewhere, an H200.
+  // What a cluster costs swapped tiles: pairs of hot H200s differ by a tenth either way, 0.99 in
+  // the median where an expert fills most of the L2 and 1.01 elsewhere; these factors pick best.
   const double expert_bytes = static_cast<double>(config.w13_rows()) * h * element;
   if (swap >= 1 && schedule.at("cluster") > 1)
     used13 *= expert_bytes > 0.75 * static_cast<double>(target.l2_bytes) ? 0.95 : 1.04;

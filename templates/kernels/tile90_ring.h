@@ -18,11 +18,11 @@ namespace moe {
 
 // Warpgroups of one tile: one for 64 rows, or where swapped one for 128 columns; as many for both
 // products.
-constexpr int kOfTile = kSwap > 0 ? kBn / 128 : kBm / 64;
-static_assert(kSwap != 1 || kOfTile == kBm / 64);
-constexpr bool kInTurns = kSwap == 2 && kOfTile == 1 && kBm >= 128 && kParts == 1;
+constexpr int kTileWarpgroups = kSwap > 0 ? kBn / 128 : kBm / 64;
+static_assert(kSwap != 1 || kTileWarpgroups == kBm / 64);
+constexpr bool kInTurns = kSwap == 2 && kTileWarpgroups == 1 && kBm >= 128 && kParts == 1;
 static_assert(!kInTurns || (kCluster == 1 && kSched_blocks == 1));
-constexpr int kConsumers = kInTurns ? 2 : kOfTile;
+constexpr int kConsumers = kInTurns ? 2 : kTileWarpgroups;
 constexpr int kThreads90 = 128 * (1 + kConsumers);
 constexpr int kStages90 = kSched_stages;
 constexpr int kStageBytesA = kBm * 128;
@@ -240,7 +240,7 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
     }
     ahead = 0;
   }
-  if constexpr (kInTurns) return;
+  if constexpr (kInTurns) return;  // consumers count their tiles
   mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
   announce_end(s, ring.stage);
   mbar_arrive(s.full + ring.stage * 8);
@@ -316,7 +316,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
       }
     }
   }
-  if constexpr (kInTurns) return;
+  if constexpr (kInTurns) return;  // consumers count their tiles
   mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
   if (thread == 0) {
     announce_end(s, ring.stage);
@@ -369,7 +369,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (!kGateUp) tma_prefetch_map(&maps.map[2]);
     for (int i = 0; i < kStages90; ++i) {
       mbar_init(s.full + i * 8, kGateUp ? 1 + 128 : 1);
-      mbar_init(s.empty + i * 8, kOfTile * 4 * kCluster);
+      mbar_init(s.empty + i * 8, kTileWarpgroups * 4 * kCluster);
     }
     if constexpr (kInTurns) {
       mbar_init(s.turn, 4);
