@@ -14,9 +14,13 @@ double predict_seconds(const std::vector<PhaseWork>& work, const DeviceLimits& l
     const double memory = (phase.bytes / limits.read_bytes_per_s + phase.cache_bytes / cache) /
                           std::max(phase.l2_bytes > 0 ? phase.streaming : busy, 1e-3);
     const double l2 = phase.l2_bytes / (cache * busy);
-    const double arithmetic =
-        phase.dot_flops / limits.dot_flops_per_s + phase.vector_flops / limits.vector_flops_per_s;
-    total += std::max({memory, l2, arithmetic / busy}) + phase.latency_s +
+    const double arithmetic = (phase.dot_flops / limits.dot_flops_per_s +
+                               phase.vector_flops / limits.vector_flops_per_s) /
+                              busy;
+    // The nearer memory and operations are, the more often one waits for the other.
+    const double longer = std::max({memory, arithmetic, 1e-12});
+    const double shorter = std::min(memory, arithmetic);
+    total += std::max(longer, l2) + phase.exposed * shorter * shorter / longer + phase.latency_s +
              phase.launches * limits.launch_s;
   }
   return total;

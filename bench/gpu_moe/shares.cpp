@@ -34,30 +34,40 @@ int run_shares(const std::string& path, double read, double dot) {
   struct Best {
     double seconds, share;
   };
-  std::map<Key, Best> best;
+  // The fastest of each point; of `beside` those that were timed in turns with a large product of
+  // the library, whose rate is the limit in place of `dot`: what both reached at the same clocks.
+  std::map<Key, Best> best, beside;
   for (std::string line; std::getline(file, line);) {
     const auto row = nlohmann::json::parse(line, nullptr, false);
-    if (!row.is_object() || row.value("kind", "") != "perf" || row.value("beside", 0.0) > 0 ||
-        row.value("routed", 0) == 0)
+    if (!row.is_object() || row.value("kind", "") != "perf" || row.value("routed", 0) == 0)
       continue;
-    const double seconds = row.value("median_s", 0.0);
+    const double seconds = row.value("median_s", 0.0), product = row.value("beside", 0.0);
     if (seconds <= 0) continue;
-    const double floor = std::max(row.value("bytes", 0.0) / read, row.value("flops", 0.0) / dot);
+    const double floor = std::max(row.value("bytes", 0.0) / read,
+                                  row.value("flops", 0.0) / (product > 0 ? product : dot));
     const Key key{row.value("routing", ""), row.value("layer", ""),
                   row.value("tokens", int64_t{0})};
-    const auto [found, fresh] = best.try_emplace(key, Best{seconds, floor / seconds});
+    const auto [found, fresh] =
+        (product > 0 ? beside : best).try_emplace(key, Best{seconds, floor / seconds});
     if (!fresh && seconds < found->second.seconds) found->second = {seconds, floor / seconds};
   }
   if (best.empty()) {
-    std::fprintf(stderr, "--json = %s: must have rows of perf --routed 1\n", path.c_str());
+    std::fprintf(stderr, "--json = %s: must have rows of perf --routed 1 without --beside\n",
+                 path.c_str());
     return 2;
   }
   std::map<std::pair<std::string, std::string>, Mean> layers;
-  std::map<std::string, Mean> routings;
+  std::map<std::string, Mean> routings, mixed;
   for (const auto& [key, point] : best) {
     const auto& [routing, layer, tokens] = key;
-    std::printf("%-16s %-10s %6lld %10.1f us  %.2f\n", layer.c_str(), routing.c_str(),
+    std::printf("%-16s %-10s %6lld %10.1f us  %.2f", layer.c_str(), routing.c_str(),
                 static_cast<long long>(tokens), point.seconds * 1e6, point.share);
+    const auto turns = beside.find(key);
+    if (turns != beside.end())
+      std::printf("   beside the product %10.1f us  %.2f", turns->second.seconds * 1e6,
+                  turns->second.share);
+    std::printf("\n");
+    mixed[routing].add(turns != beside.end() ? turns->second.share : point.share);
     layers[{routing, layer}].add(point.share);
     routings[routing].add(point.share);
   }
@@ -67,6 +77,11 @@ int run_shares(const std::string& path, double read, double dot) {
   for (const auto& [routing, mean] : routings)
     std::printf("%-16s %-10s %3d points: geometric mean %.3f\n", "all", routing.c_str(),
                 mean.points, mean.value());
+  if (!beside.empty()) {
+    for (const auto& [routing, mean] : mixed)
+      std::printf("%-16s %-10s %3d points: geometric mean %.3f, those beside the product by it\n",
+                  "all", routing.c_str(), mean.points, mean.value());
+  }
   return 0;
 }
 

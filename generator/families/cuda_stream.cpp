@@ -234,12 +234,15 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   // us; where rings run on from one product into the other there is no second launch.
   if (fused) {
     down.launches = 0;
-    // The plan, the meeting and the last products; one or two tokens want their first weights
-    // early, and otherwise an H200 reads the slower the more is under way.
+    // The plan, the meeting and the last products, where several tokens' plan takes longer; one or
+    // two tokens want their first weights early, and otherwise an H200 reads the slower the more is
+    // under way.
     const int stages = schedule.at("stages");
-    down.latency_s += 2.5e-6 + (tokens <= 2 ? 0.3e-6 * std::max(0, 5 - stages) : 0.0);
-    gate_up.streaming *= 1 - 0.006 * (stages - 3);
-    down.streaming *= 1 - 0.006 * (stages - 3);
+    down.latency_s += tokens > 1 ? 5.5e-6 : 3e-6;
+    if (tokens <= 2) down.latency_s += 0.3e-6 * std::max(0, 5 - stages);
+    const double reads = 1.02 * (1 - 0.006 * (stages - 3));
+    gate_up.streaming *= reads;
+    down.streaming *= reads;
   } else {
     down.latency_s += 3e-6;
   }

@@ -23,6 +23,15 @@ TEST(Roofline, PhaseTakesTheLargerOfMemoryAndArithmetic) {
   EXPECT_DOUBLE_EQ(predict_seconds({memory, arithmetic}, kLimits), 3.0);
 }
 
+TEST(Roofline, WhatIsExposedCountsMostWhereBothTakeAsLong) {
+  const PhaseWork even{.name = "e", .bytes = 1e10, .dot_flops = 1e11, .exposed = 0.25};
+  const PhaseWork memory{.name = "m", .bytes = 1e10, .dot_flops = 2e10, .exposed = 0.25};
+  const PhaseWork arithmetic{.name = "a", .bytes = 5e9, .dot_flops = 2e11, .exposed = 0.25};
+  EXPECT_DOUBLE_EQ(predict_seconds({even}, kLimits), 1.0 + 0.25);
+  EXPECT_DOUBLE_EQ(predict_seconds({memory}, kLimits), 1.0 + 0.25 * 0.2 * 0.2);
+  EXPECT_DOUBLE_EQ(predict_seconds({arithmetic}, kLimits), 2.0 + 0.25 * 0.5 * 0.5 / 2.0);
+}
+
 TEST(Roofline, IdleUnitsAndLaunchesCost) {
   const PhaseWork half{.name = "h", .bytes = 1e10, .parallel = 0.5, .launches = 3};
   EXPECT_DOUBLE_EQ(predict_seconds({half}, kLimits), 2.0 + 3e-6);
