@@ -28,8 +28,8 @@ struct PhaseWork {
   double vector_flops = 0;  // on plain vector units
   double parallel = 1;   // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
   double streaming = 1;  // of the probe's read rate, what the loads in flight sustain; may exceed 1
-  // 0..1: what one of memory and operations leaves of the other where both take as long; where they
-  // take s < l seconds, s * s / l of it. Found by fitting.
+  // 0..1: memory and operations do not overlap wholly. Of the shorter, which takes s seconds, this
+  // times s / l is added to the longer, which takes l. Fitted, not derived.
   double exposed = 0;
   double latency_s = 0;  // waits that nothing overlaps
   int32_t launches = 0;  // launches or barriers

@@ -18,10 +18,9 @@ double predict_seconds(const std::vector<PhaseWork>& work, const DeviceLimits& l
                                phase.vector_flops / limits.vector_flops_per_s) /
                               busy;
     // The nearer memory and operations are, the more often one waits for the other.
-    const double longer = std::max({memory, arithmetic, 1e-12});
-    const double shorter = std::min(memory, arithmetic);
-    total += std::max(longer, l2) + phase.exposed * shorter * shorter / longer + phase.latency_s +
-             phase.launches * limits.launch_s;
+    const double longer = std::max(memory, arithmetic), shorter = std::min(memory, arithmetic);
+    const double exposed = longer > 0 ? phase.exposed * shorter * shorter / longer : 0;
+    total += std::max(longer, l2) + exposed + phase.latency_s + phase.launches * limits.launch_s;
   }
   return total;
 }

@@ -57,7 +57,9 @@ std::optional<Arguments> parse_arguments(int argc, char** argv, int* exit_status
   shares->add_option("--read", args.read, "bytes/s, such as 4.66e12")
       ->check(CLI::PositiveNumber)
       ->required();
-  shares->add_option("--dot", args.dot, "FLOP/s, such as 7.5e14")
+  shares
+      ->add_option("--dot", args.dot,
+                   "FLOP/s, such as 7.5e14; rows of perf --beside use the product's own")
       ->check(CLI::PositiveNumber)
       ->required();
   try {

@@ -48,7 +48,7 @@ int run_model(const std::string& path, const std::string& arch) {
       limits.dot_flops_per_s = row.value("dot", limits.dot_flops_per_s);
       limits.launch_s = row.value("launch", limits.launch_s);
       limits.vector_flops_per_s = limits.dot_flops_per_s / 16;
-    } else if (row.value("kind", "") == "perf") {
+    } else if (row.value("kind", "") == "perf" && row.value("beside", 0.0) == 0) {
       rows.emplace_back(std::move(row), limits);
     }
   }

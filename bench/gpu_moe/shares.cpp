@@ -32,7 +32,7 @@ int run_shares(const std::string& path, double read, double dot) {
   }
   using Key = std::tuple<std::string, std::string, int64_t>;  // routing, layer, tokens
   struct Best {
-    double seconds, share;
+    double seconds, share, product;
   };
   // The fastest of each point; of `beside` those that were timed in turns with a large product of
   // the library, whose rate is the limit in place of `dot`: what both reached at the same clocks.
@@ -48,26 +48,33 @@ int run_shares(const std::string& path, double read, double dot) {
     const Key key{row.value("routing", ""), row.value("layer", ""),
                   row.value("tokens", int64_t{0})};
     const auto [found, fresh] =
-        (product > 0 ? beside : best).try_emplace(key, Best{seconds, floor / seconds});
-    if (!fresh && seconds < found->second.seconds) found->second = {seconds, floor / seconds};
+        (product > 0 ? beside : best).try_emplace(key, Best{seconds, floor / seconds, product});
+    if (!fresh && seconds < found->second.seconds)
+      found->second = {seconds, floor / seconds, product};
   }
   if (best.empty()) {
     std::fprintf(stderr, "--json = %s: must have rows of perf --routed 1 without --beside\n",
                  path.c_str());
     return 2;
   }
+  struct Mixed {  // in turns where that was timed
+    Mean mean;
+    int in_turns = 0;
+  };
   std::map<std::pair<std::string, std::string>, Mean> layers;
-  std::map<std::string, Mean> routings, mixed;
+  std::map<std::string, Mean> routings;
+  std::map<std::string, Mixed> mixed;
   for (const auto& [key, point] : best) {
     const auto& [routing, layer, tokens] = key;
     std::printf("%-16s %-10s %6lld %10.1f us  %.2f", layer.c_str(), routing.c_str(),
                 static_cast<long long>(tokens), point.seconds * 1e6, point.share);
     const auto turns = beside.find(key);
     if (turns != beside.end())
-      std::printf("   beside the product %10.1f us  %.2f", turns->second.seconds * 1e6,
-                  turns->second.share);
+      std::printf("   in turns with the product %10.1f us  %.2f (of %.0f TF)",
+                  turns->second.seconds * 1e6, turns->second.share, turns->second.product * 1e-12);
     std::printf("\n");
-    mixed[routing].add(turns != beside.end() ? turns->second.share : point.share);
+    mixed[routing].mean.add(turns != beside.end() ? turns->second.share : point.share);
+    mixed[routing].in_turns += turns != beside.end() ? 1 : 0;
     layers[{routing, layer}].add(point.share);
     routings[routing].add(point.share);
   }
@@ -77,11 +84,15 @@ int run_shares(const std::string& path, double read, double dot) {
   for (const auto& [routing, mean] : routings)
     std::printf("%-16s %-10s %3d points: geometric mean %.3f\n", "all", routing.c_str(),
                 mean.points, mean.value());
-  if (!beside.empty()) {
-    for (const auto& [routing, mean] : mixed)
-      std::printf("%-16s %-10s %3d points: geometric mean %.3f, those beside the product by it\n",
-                  "all", routing.c_str(), mean.points, mean.value());
+  for (const auto& [routing, all] : mixed) {
+    if (all.in_turns == 0) continue;
+    std::printf(
+        "%-16s %-10s %3d points: geometric mean %.3f, %d of them in turns with the product\n",
+        "all", routing.c_str(), all.mean.points, all.mean.value(), all.in_turns);
   }
+  size_t alone = 0;
+  for (const auto& [key, point] : beside) alone += best.contains(key) ? 0 : 1;
+  if (alone > 0) std::printf("%zu points were timed in turns alone and are left out\n", alone);
   return 0;
 }
 

@@ -235,8 +235,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   if (fused) {
     down.launches = 0;
     // The plan, the meeting and the last products, where several tokens' plan takes longer; one or
-    // two tokens want their first weights early, and otherwise an H200 reads the slower the more is
-    // under way.
+    // two tokens want their first weights early, and otherwise the more is under way the slower it
+    // reads. All fitted to an H200.
     const int stages = schedule.at("stages");
     down.latency_s += tokens > 1 ? 5.5e-6 : 3e-6;
     if (tokens <= 2) down.latency_s += 0.3e-6 * std::max(0, 5 - stages);

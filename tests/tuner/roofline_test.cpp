@@ -30,6 +30,16 @@ TEST(Roofline, WhatIsExposedCountsMostWhereBothTakeAsLong) {
   EXPECT_DOUBLE_EQ(predict_seconds({even}, kLimits), 1.0 + 0.25);
   EXPECT_DOUBLE_EQ(predict_seconds({memory}, kLimits), 1.0 + 0.25 * 0.2 * 0.2);
   EXPECT_DOUBLE_EQ(predict_seconds({arithmetic}, kLimits), 2.0 + 0.25 * 0.5 * 0.5 / 2.0);
+  // Idle units stretch operations first. What is exposed comes on top of the L2's time, too.
+  const PhaseWork half{
+      .name = "h",
+      .bytes = 1e10,
+      .l2_bytes = 1.2e11,  // at four times the read rate 3 s, with half the units 6
+      .dot_flops = 5e10,
+      .parallel = 0.5,
+      .exposed = 0.25};
+  EXPECT_DOUBLE_EQ(predict_seconds({half}, kLimits), 6.0 + 0.25);
+  EXPECT_DOUBLE_EQ(predict_seconds({PhaseWork{.name = "none", .exposed = 1}}, kLimits), 0.0);
 }
 
 TEST(Roofline, IdleUnitsAndLaunchesCost) {
