@@ -27,7 +27,7 @@ struct PhaseWork {
   double dot_flops = 0;     // on the dtype's fastest unit (bf16 dot, tensor core), padding included
   double vector_flops = 0;  // on plain vector units
   double parallel = 1;   // 0..1: share of the units that the cut keeps busy (tail waves, imbalance)
-  double streaming = 1;  // of the probe's read rate, what the loads in flight sustain; may exceed 1
+  double streaming = 1;  // 0..1: of the probe's read rate, what the loads in flight sustain
   // 0..1: memory and operations do not overlap wholly. Of the shorter, which takes s seconds, this
   // times s / l is added to the longer, which takes l. Fitted, not derived.
   double exposed = 0;

@@ -204,12 +204,16 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
   gate_up.parallel = gpu::wave_share(chunks * tiles13, units);
   down.parallel = gpu::wave_share(chunks * tiles2, units);
-  // Measured on an H100 and an H200: so much of the read rate is sustained by 4, 8, 12, 16 warps,
-  // and a fifth less for every further 8 rows of an expert.
+  // Measured on an H100 and an H200: so much of the read rate is sustained by 4, 8, 12, 16 warps
+  // and by the persistent launch, and a fifth less for every further 8 rows of an expert.
   const int warps = schedule.at("blocks") * schedule.at("warps");
-  const double sustained = warps >= 16 ? 0.92 : warps >= 12 ? 0.90 : warps >= 8 ? 0.87 : 0.72;
   const bool fused =
       schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule));
+  const double sustained = fused         ? 0.94
+                           : warps >= 16 ? 0.92
+                           : warps >= 12 ? 0.90
+                           : warps >= 8  ? 0.87
+                                         : 0.72;
   gate_up.streaming = down.streaming =
       sustained / (1 + 0.2 * (octets / std::max(experts, 1.0) - 1));
   if (!fused) {
@@ -240,9 +244,8 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
     const int stages = schedule.at("stages");
     down.latency_s += tokens > 1 ? 5.5e-6 : 3e-6;
     if (tokens <= 2) down.latency_s += 0.3e-6 * std::max(0, 5 - stages);
-    const double reads = 1.02 * (1 - 0.006 * (stages - 3));
-    gate_up.streaming *= reads;
-    down.streaming *= reads;
+    gate_up.streaming *= 1 - 0.006 * (stages - 3);
+    down.streaming *= 1 - 0.006 * (stages - 3);
   } else {
     down.latency_s += 3e-6;
   }
