@@ -117,7 +117,7 @@ Entry combine_entry(const MoeConfig& config) {
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows) {
   const int64_t experts = config.total_experts();
   return {
-      {.name = "counts", .fixed_bytes = 4 * (experts + 2)},
+      {.name = "counts", .fixed_bytes = 4 * (experts + 4)},
       {.name = "rows", .bytes_per_token = 4 * slots(config)},
       {.name = "tiles",
        .fixed_bytes = 16 * experts,

@@ -12,7 +12,7 @@ using gpu::ceil_div;
 int64_t stage_bytes(const Schedule& s) {
   return (int64_t{s.at("tile_m")} + s.at("tile_n")) * 128;
 }
-// Narrow swapped tiles of many rows, which two warpgroups take in turns: kInTurns of tile90_ring.h.
+// Narrow swapped tiles of many rows, which two warpgroups take in turns: kInTurns of tile90_walk.h.
 bool in_turns(const Schedule& s) {
   return s.at("swap") == 2 && s.at("tile_n") == 128 && s.at("tile_m") >= 128 && s.at("split") == 1;
 }
@@ -21,12 +21,11 @@ int32_t consumers(const Schedule& s) {
   if (in_turns(s)) return 2;
   return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
 }
-// Ring, its barriers and tiles, the barriers of turns, what each consumer warp stages, and room to
-// align the ring to 1024 bytes.
+// Ring, its barriers and tiles, the barriers of turns and the next items, what each consumer warp
+// stages, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
   const int staged = s.at("tile_m") < 64 || in_turns(s) ? 1024 : 2048;
-  return s.at("stages") * (stage_bytes(s) + 32) + (in_turns(s) ? 16 : 0) +
-         int64_t{consumers(s)} * 4 * staged + 1024;
+  return s.at("stages") * (stage_bytes(s) + 32) + 32 + int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
@@ -242,7 +241,11 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double in_flight =
       128.0 * static_cast<double>(tile_n) * (schedule.at("stages") - 1) * schedule.at("blocks");
   // Of the probe's rate, boxes of weights reach the more the narrower the tiles: measured, an H200.
-  const double box_rate = tile_n > 128 ? 0.98 : swap == 0 ? 0.96 : 1.0;
+  const bool few_rows = swap == 2 && tile_m <= 64;  // as kFewRows of tile90_ring.h
+  const double box_rate = few_rows       ? (tile_n > 128 ? 1.0 : 1.015)
+                          : tile_n > 128 ? 0.98
+                          : swap == 0    ? 0.96
+                                         : 1.0;
   gate_up.streaming = box_rate * gpu::streaming_share(tiles * n13, in_flight, target);
   down.streaming = box_rate * gpu::streaming_share(tiles * n2 * split, in_flight, target);
   gate_up.exposed = down.exposed = 0.2;  // fitted, an H200

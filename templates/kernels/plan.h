@@ -14,6 +14,9 @@ constexpr int kPlanTile = kSched_tile_m;
 // Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
 // rows: slot of each row. tiles: {expert and padding, first tile of the expert, its tiles, its
 // first row}, so that one load says all of a tile.
+// Counts: the tiles, the first row of each expert, the rows, and the tickets that each product's
+// blocks have taken.
+constexpr int kPlanTickets = kExperts + 2;
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
   return reinterpret_cast<const i32*>(region(a, kRegion_counts));
 }
@@ -112,6 +115,8 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
     if (thread == kExperts - 1) {
       stg_i32(counts, static_cast<i32>(tile_end));
       stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
+      stg_i32(counts + kPlanTickets, 0);
+      stg_i32(counts + kPlanTickets + 1, 0);
     }
     const u32 entry = static_cast<u32>(thread) | (my_tiles * kPlanTile - mine) << 16;
     for (u32 t = 0; t < my_tiles; ++t) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/tile90_finish.h"
+#include "kernels/tile90_produce.h"
 #include "kernels/tile90_swap.h"
 
 namespace moe {

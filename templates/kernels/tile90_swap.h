@@ -14,7 +14,7 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
                                    f32 (&lo)[kBm / 2], f32 (&hi)[kBm / 2], Meanwhile meanwhile) {
   constexpr int kN = kEights * 8;
   const int at = min_of(2, count - 1);
-  u32 previous = 0;
+  [[maybe_unused]] u32 previous = 0;
   wgmma_hold(lo);
   wgmma_hold(hi);
   MOEJIT_NO_UNROLL
@@ -41,15 +41,20 @@ MOEJIT_DEVICE void multiply_eights(const Shared90& s, u32 warpgroup, int count, 
       pass_turn(s, warpgroup);
     }
     if (k == at) meanwhile();
-    wgmma_wait<1>();
-    if (k > 0) release(s.empty + previous * 8);
-    previous = ring.stage;
+    if constexpr (kFewRows) {
+      wgmma_wait<0>();
+      release(s.empty + ring.stage * 8);
+    } else {
+      wgmma_wait<1>();
+      if (k > 0) release(s.empty + previous * 8);
+      previous = ring.stage;
+    }
     ring.next();
   }
   wgmma_wait<0>();
   wgmma_hold(lo);
   wgmma_hold(hi);
-  release(s.empty + previous * 8);
+  if constexpr (!kFewRows) release(s.empty + previous * 8);
 }
 
 // The form for `eights` times eight rows, 1..kEights. Above kFineRows in sixteens: each form is

@@ -22,6 +22,11 @@ constexpr int kHColumns = kGated ? kHalfN : kBn;  // columns of h of a tile
 constexpr int kCluster = kSched_cluster;
 constexpr int kParts = kSched_split;  // of the reduction of down
 constexpr bool kPartial16 = kSched_partial == 16;
+// Warpgroups of one tile: one for 64 rows, or where swapped one for 128 columns; as many for both
+// products.
+constexpr int kTileWarpgroups = kSwap > 0 ? kBn / 128 : kBm / 64;
+static_assert(kSwap != 1 || kTileWarpgroups == kBm / 64);
+constexpr bool kInTurns = kSwap == 2 && kTileWarpgroups == 1 && kBm >= 128 && kParts == 1;
 
 template <bool kGateUp>
 struct Cut {
@@ -49,8 +54,12 @@ struct Tile90 : Tile {
   }
 };
 
-// The items of this unit, one in each turn of all units. Neighbouring items may differ in cost (a
-// full row tile and the last one of its expert), so units change places from turn to turn.
+// A single block takes its first item by its place and each other one by ticket: a tenth of an
+// H200's units read weights a fifth faster than the rest. Clusters, and warpgroups that take turns,
+// are limited by their products: they get an item in each turn of all units. Neighbouring items may
+// differ in cost (a full row tile and the last one of its expert), so units change places from turn
+// to turn.
+constexpr bool kByTicket = kCluster == 1 && !kInTurns;
 struct Items {
   int base = 0, offset, units, total;
   MOEJIT_DEVICE Items(int items)
@@ -62,29 +71,38 @@ struct Items {
     const int turns = total / units, last = (offset + turns) % units;
     return turns + (last < total - turns * units ? 1 : 0);
   }
-  MOEJIT_DEVICE bool done() const { return base + offset >= total; }
-  MOEJIT_DEVICE int item() const { return base + offset; }
   MOEJIT_DEVICE void next() {
     base += units;
     if (++offset == units) offset = 0;
   }
 };
 
-// The item that a unit takes next, and its entry of the plan. Asked for a tile ahead: the load
-// takes as long as a step of the product.
+// An item and its entry of the plan. The load takes as long as a step of the product: it is asked
+// for ahead.
 struct NextItem {
   u32x4 entry;
   int item;  // -1: none is left
 };
 template <bool kGateUp>
-MOEJIT_DEVICE NextItem next_item(const MoeArgs& a, Items& items) {
+MOEJIT_DEVICE NextItem look_up(const MoeArgs& a, int item, const Items& items) {
   NextItem next = {{0u, 0u, 0u, 0u}, -1};
-  while (items.base < items.total && items.done()) items.next();
-  if (items.base >= items.total) return next;
-  next.item = items.item();
-  next.entry = ldg_u32x4(plan_tiles(a) + next.item / Cut<kGateUp>::kPerTile);
+  if (item >= items.total) return next;
+  next.item = item;
+  next.entry = ldg_u32x4(plan_tiles(a) + item / Cut<kGateUp>::kPerTile);
+  return next;
+}
+// The next one of clusters, and the first one of all.
+template <bool kGateUp>
+MOEJIT_DEVICE NextItem next_item(const MoeArgs& a, Items& items) {
+  while (items.base < items.total && items.base + items.offset >= items.total) items.next();
+  const NextItem next = look_up<kGateUp>(a, items.base + items.offset, items);
   items.next();
   return next;
+}
+template <bool kGateUp>
+MOEJIT_DEVICE int take_ticket(const MoeArgs& a, const Items& items) {
+  u32* tickets = reinterpret_cast<u32*>(region(a, kRegion_counts)) + kPlanTickets;
+  return static_cast<int>(atomic_add_global(tickets + (kGateUp ? 0 : 1), 1)) + items.units;
 }
 
 // This block's tile of an item; no rows where the item has no column tile for it.

@@ -156,6 +156,29 @@ TEST(SimMutation, Tile90Cluster) {
                8);
 }
 
+// What hands the items out: the tickets' first values and what the producer's warps wait for. Tiles
+// of fewer steps than the ring has stages, which otherwise keeps the warps together.
+TEST(SimMutation, Tile90Tickets) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  const std::vector<Mutant> mutants =
+      run_mutants(layer(136, 392), "sm_90a", "cuda_tile90",
+                  {"stg_i32(counts + kPlanTickets", "bar_sync(kProducerBarrier", "next ^= 4u"}, 100,
+                  140, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
+  EXPECT_EQ(mutants.size(), 4);
+  expect_found(mutants, 10);
+}
+
+// Weights that are asked for by pairs: the waits for the second of two stages.
+TEST(SimMutation, Tile90Pairs) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  const std::vector<Mutant> mutants = run_mutants(
+      layer(1544, 72), "sm_90a", "cuda_tile90", {"mbar_wait(s.empty", "at.next()", "ring.next()"},
+      30, 40, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
+  expect_found(mutants, 8);
+}
+
 // The waits of two warpgroups that take turns, whose tiles go twice around the ring.
 TEST(SimMutation, Tile90Turns) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
@@ -164,7 +187,7 @@ TEST(SimMutation, Tile90Turns) {
       run_mutants(layer(776, 392), "sm_90a", "cuda_tile90",
                   {"mbar_wait(s.turn", "mbar_arrive(s.turn", "pass_turn(", "ring.skip<"}, 100, 140,
                   {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}});
-  EXPECT_EQ(mutants.size(), 5);
+  EXPECT_EQ(mutants.size(), 6);
   expect_found(mutants, 10);
 }
 
