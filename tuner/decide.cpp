@@ -51,7 +51,8 @@ Scores score(const std::vector<Finalist>& finalists) {
   return scores;
 }
 
-size_t choose(const std::vector<Finalist>& finalists, const std::vector<double>& slower) {
+size_t choose(const std::vector<Finalist>& finalists, const std::vector<double>& slower,
+              double equal) {
   const auto order = [&](size_t i) {
     const Finalist& f = finalists[i];
     return std::make_tuple(!f.is_incumbent, !f.is_default, !f.is_steady, f.distance,
@@ -60,35 +61,40 @@ size_t choose(const std::vector<Finalist>& finalists, const std::vector<double>&
   size_t winner =
       static_cast<size_t>(std::min_element(slower.begin(), slower.end()) - slower.begin());
   for (size_t i = 0; i < finalists.size(); ++i) {
-    if (slower[i] <= kEqual && order(i) < order(winner)) winner = i;
+    if (slower[i] <= equal && order(i) < order(winner)) winner = i;
   }
   return winner;
 }
 
 }  // namespace
 
-size_t choose_winner(const std::vector<Finalist>& finalists) {
-  return choose(finalists, score(finalists).slower);
+double equal_on_gpu(double seconds) {
+  constexpr double kClock_s = 0.3e-6;
+  return std::min(kEqual, 0.005 + kClock_s / seconds);
 }
 
-bool is_clear(const std::vector<Finalist>& finalists) {
+size_t choose_winner(const std::vector<Finalist>& finalists, double equal) {
+  return choose(finalists, score(finalists).slower, equal);
+}
+
+bool is_clear(const std::vector<Finalist>& finalists, double equal) {
   const Scores scores = score(finalists);
-  const size_t winner = choose(finalists, scores.slower);
+  const size_t winner = choose(finalists, scores.slower, equal);
   for (size_t i = 0; i < finalists.size(); ++i) {
     // One that wavers at the edge matters where its being in or out makes another the winner.
-    if (std::fabs(scores.slower[i] - kEqual) > scores.noise[i]) continue;
+    if (std::fabs(scores.slower[i] - equal) > scores.noise[i]) continue;
     std::vector<double> other = scores.slower;
-    other[i] = other[i] > kEqual ? kEqual : 2 * kEqual;
-    if (choose(finalists, other) != winner) return false;
+    other[i] = other[i] > equal ? equal : 2 * equal;
+    if (choose(finalists, other, equal) != winner) return false;
   }
   return true;
 }
 
-std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists) {
+std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists, double equal) {
   const Scores scores = score(finalists);
   std::vector<bool> slower(finalists.size());
   for (size_t i = 0; i < finalists.size(); ++i)
-    slower[i] = scores.slower[i] > 2 * kEqual + scores.noise[i];
+    slower[i] = scores.slower[i] > 2 * equal + scores.noise[i];
   return slower;
 }
 

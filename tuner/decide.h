@@ -18,24 +18,27 @@ struct Finalist {
 // the noise, and not a figure that is itself measured: a band that moves with the noise of the day
 // would let the day choose.
 inline constexpr double kEqual = 0.02;
+// On a GPU, where no other program takes the machine: half a percent, and what its clock is coarse
+// by, of the best's `seconds`; kEqual at most.
+double equal_on_gpu(double seconds);
 
 // Rounds of the same routing, one after the other, of which a finalist's least counts: another
 // program that takes the machine for a moment falls into some of them, seldom into all.
 inline constexpr size_t kBlock = 3;
 
 // Index of the winner. Times are compared within their block of rounds, so that a machine that
-// slows down slows everybody. Among those that are slower than the best by kEqual at most the
+// slows down slows everybody. Among those that are slower than the best by `equal` at most the
 // incumbent stays, else the default, else who is a candidate in every tune, else who differs from
 // its family's default in the fewest parameters, else the first by name: nothing that luck or a
 // device's measured limits could change. REQUIRES: at least one finalist, each with the same
 // number of samples, at least one.
-size_t choose_winner(const std::vector<Finalist>& finalists);
+size_t choose_winner(const std::vector<Finalist>& finalists, double equal = kEqual);
 
 // Whether more rounds would hardly change choose_winner(): no finalist that would matter is so
 // close to the edge of the band that noise may carry it over.
-bool is_clear(const std::vector<Finalist>& finalists);
+bool is_clear(const std::vector<Finalist>& finalists, double equal = kEqual);
 
 // Which finalists lie beyond the band by more than the noise.
-std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists);
+std::vector<bool> clearly_slower(const std::vector<Finalist>& finalists, double equal = kEqual);
 
 }  // namespace moejit::internal

@@ -55,10 +55,8 @@ class Session {
     // Lives as long as this run: what it has built is pointed to from the candidates.
     CompilePool pool(build_, std::move(schedules), options_.jobs, compile_until());
     // On the CPU, compilers would disturb the measurements.
-    const bool on_cpu = problem_.target.backend == BackendKind::kCpu ||
-                        problem_.target.backend == BackendKind::kSim;
     const auto go_on = [&](size_t done) { return report(TuneStage::kCompile, done, ""); };
-    if (on_cpu && !pool.wait_all(go_on)) return stop();
+    if (on_cpu() && !pool.wait_all(go_on)) return stop();
     if (const Status entered = lab_.enter({.tokens = problem_.tokens,
                                            .num_routings = static_cast<int>(problem_.rows.size()),
                                            .seed = 1,
@@ -270,7 +268,7 @@ class Session {
       if (spent > kFinalSeconds) break;
       if (spent < kLeastFinalSeconds) continue;
       drop_the_beaten();
-      if (is_clear(judged())) break;
+      if (is_clear(judged(), equal())) break;
     }
     // The same rounds for everybody; without enough of them, screening decides.
     size_t complete = finalists_.empty() ? 0 : finalists_[0]->finals.size();
@@ -314,7 +312,7 @@ class Session {
   // Whoever cannot win any more costs the others no further rounds.
   void drop_the_beaten() {
     const std::vector<Finalist> list = judged();
-    const std::vector<bool> beaten = clearly_slower(list);
+    const std::vector<bool> beaten = clearly_slower(list, equal());
     const std::vector<Candidate*> all = finalists_;
     for (size_t i = 0; i < all.size(); ++i) {
       if (!beaten[i] || all[i]->is_default || all[i]->is_incumbent) continue;
@@ -331,6 +329,8 @@ class Session {
     return list;
   }
 
+  double equal() const { return on_cpu() ? kEqual : equal_on_gpu(best_); }
+
   void decide() {
     if (finalists_.empty()) return;
     const bool measured = finalists_[0]->finals.size() >= 3;
@@ -340,7 +340,7 @@ class Session {
       if (!measured) list[i].seconds = {screened(*finalists_[i])};
       if (finalists_[i]->is_default) fallback = finalists_[i];
     }
-    const Candidate& winner = *finalists_[choose_winner(list)];
+    const Candidate& winner = *finalists_[choose_winner(list, equal())];
     const auto timing = [&](const Candidate& c) {
       return summarize(measured ? c.finals : c.samples);
     };
@@ -351,6 +351,11 @@ class Session {
     result_.predicted_s = winner.predicted_s;
     if (fallback != nullptr)
       result_.versus_default = timing(*fallback).median_s / timing(winner).median_s;
+  }
+
+  bool on_cpu() const {
+    return problem_.target.backend == BackendKind::kCpu ||
+           problem_.target.backend == BackendKind::kSim;
   }
 
   Result<SessionResult> stop() {
