@@ -37,20 +37,28 @@ int run_shares(const std::string& path, double read, double dot) {
   // The fastest of each point; of `beside` those that were timed in turns with a large product of
   // the library, whose rate is the limit in place of `dot`: what both reached at the same clocks.
   std::map<Key, Best> best, beside;
+  int number = 0;
   for (std::string line; std::getline(file, line);) {
+    ++number;
     const auto row = nlohmann::json::parse(line, nullptr, false);
-    if (!row.is_object() || row.value("kind", "") != "perf" || row.value("routed", 0) == 0)
-      continue;
-    const double seconds = row.value("median_s", 0.0), product = row.value("beside", 0.0);
-    if (seconds <= 0) continue;
-    const double floor = std::max(row.value("bytes", 0.0) / read,
-                                  row.value("flops", 0.0) / (product > 0 ? product : dot));
-    const Key key{row.value("routing", ""), row.value("layer", ""),
-                  row.value("tokens", int64_t{0})};
-    const auto [found, fresh] =
-        (product > 0 ? beside : best).try_emplace(key, Best{seconds, floor / seconds, product});
-    if (!fresh && seconds < found->second.seconds)
-      found->second = {seconds, floor / seconds, product};
+    if (!row.is_object()) continue;  // the last line of a run that was stopped
+    try {
+      if (row.value("kind", "") != "perf" || row.value("routed", 0) == 0) continue;
+      const double seconds = row.value("median_s", 0.0), product = row.value("beside", 0.0);
+      if (seconds <= 0) continue;
+      const double floor = std::max(row.value("bytes", 0.0) / read,
+                                    row.value("flops", 0.0) / (product > 0 ? product : dot));
+      const Key key{row.value("routing", ""), row.value("layer", ""),
+                    row.value("tokens", int64_t{0})};
+      const auto [found, fresh] =
+          (product > 0 ? beside : best).try_emplace(key, Best{seconds, floor / seconds, product});
+      if (!fresh && seconds < found->second.seconds)
+        found->second = {seconds, floor / seconds, product};
+    } catch (const nlohmann::json::exception& e) {
+      std::fprintf(stderr, "--json = %s: line %d must be as perf writes it: %s\n", path.c_str(),
+                   number, e.what());
+      return 2;
+    }
   }
   if (best.empty()) {
     std::fprintf(stderr, "--json = %s: must have rows of perf --routed 1 without --beside\n",
