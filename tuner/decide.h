@@ -15,12 +15,12 @@ struct Finalist {
 };
 
 // How much slower than the best is still its equal. Larger than what a few dozen rounds leave of
-// the noise, and not a figure that is itself measured: a band that moves with the noise of the day
-// would let the day choose.
+// the noise, and not the noise of the day itself, which would let the day choose.
 inline constexpr double kEqual = 0.02;
-// On a GPU, where no other program takes the machine: half a percent, and what its clock is coarse
-// by, of the best's `seconds`; kEqual at most.
-double equal_on_gpu(double seconds);
+// On a GPU, whose launches vary by some tenths of a percent from round to round: half a percent
+// after 24 rounds, as much more as fewer leave of the noise, and what the clock is coarse by, of
+// the best's `seconds`; kEqual at most.
+double equal_on_gpu(double seconds, size_t rounds);
 
 // Rounds of the same routing, one after the other, of which a finalist's least counts: another
 // program that takes the machine for a moment falls into some of them, seldom into all.

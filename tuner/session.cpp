@@ -329,7 +329,10 @@ class Session {
     return list;
   }
 
-  double equal() const { return on_cpu() ? kEqual : equal_on_gpu(best_); }
+  double equal() const {
+    const size_t rounds = finalists_.empty() ? 0 : finalists_[0]->finals.size();
+    return on_cpu() ? kEqual : equal_on_gpu(best_, std::max<size_t>(rounds, 1));
+  }
 
   void decide() {
     if (finalists_.empty()) return;

@@ -74,8 +74,9 @@ void Engine::start_cluster(uint32_t first_block) {
     block->known_at_exit = 0;
     block->triggered = false;
     block->engine = this;
-    // Dynamic shared memory is promised to be 16-byte aligned, no more.
-    block->shared_base = timing_ == Timing::kEarly ? 1024 : 1024 + 272;
+    // Dynamic shared memory is promised to be 16-byte aligned, no more: the second is as far from
+    // the next 1024 as that allows.
+    block->shared_base = timing_ == Timing::kEarly ? 1024 : 1024 + 16;
     block->shared_bytes = entry_->shared_bytes;
     block->shared_storage.resize(entry_->shared_bytes + 64);
     block->shared = reinterpret_cast<char*>(

@@ -120,6 +120,7 @@ struct Barrier {
   uint32_t arrived = 0;
   uint32_t line = 0;
   Gather gather;
+  VecRef last;  // what they knew who met here before
   std::vector<Thread*> waiting;
   std::vector<uint16_t> lanes_of_warp;  // arrivals per warp
 };

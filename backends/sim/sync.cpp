@@ -182,6 +182,7 @@ void Engine::complete_barrier(Block* block, Barrier& barrier, uint32_t id) {
                                          ", which completes, at " + line_of(barrier.line));
     }
   }
+  if (races_ && id != 0) barrier.last = barrier.gather.knowledge().vec;
   for (Thread* thread : barrier.waiting) {
     if (races_) {
       thread->observer.know = barrier.gather.knowledge();
@@ -228,6 +229,11 @@ void Engine::named_barrier(uint32_t id, uint32_t threads, bool wait, uint32_t li
   const uint32_t warp = thread->self.thread / 32;
   if (++barrier.lanes_of_warp[warp] > 32) {
     misuse("a warp arrives twice at barrier " + std::to_string(id) + " before it completes");
+  }
+  if (races_ && !thread->observer.know.vec.dominates(barrier.last)) {
+    misuse("barrier " + std::to_string(id) +
+           ": other warps met at it before, and nothing orders that before this arrival, which "
+           "could have been one of theirs");
   }
   if (races_) barrier.gather.add(thread->observer, block->agents);
   ++barrier.arrived;

@@ -235,7 +235,8 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double y_bytes = split * schedule.at("partial") / 8;  // of a column of a row
   down.bytes += pairs * i * element + pairs * h * y_bytes;
   const double units = static_cast<double>(target.num_units) * schedule.at("blocks");
-  // Units change places from turn to turn, so that what counts is the mean cost of an item.
+  // Units take items by ticket, or change places from turn to turn: what counts is an item's mean
+  // cost.
   gate_up.parallel = gpu::wave_share(tiles * n13, units);
   down.parallel = gpu::wave_share(tiles * n2 * split, units);
   const double in_flight =

@@ -11,11 +11,10 @@ constexpr int kPlanThreads = 1024;
 constexpr int kPlanBatch = 8;  // ids that a thread has under way at a time
 constexpr int kPlanTile = kSched_tile_m;
 
-// Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows.
+// Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows,
+// [kPlanTickets] and behind it the tickets that blocks took of gate+up and of down (tile90_walk.h).
 // rows: slot of each row. tiles: {expert and padding, first tile of the expert, its tiles, its
 // first row}, so that one load says all of a tile.
-// Counts: the tiles, the first row of each expert, the rows, and the tickets that each product's
-// blocks have taken.
 constexpr int kPlanTickets = kExperts + 2;
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
   return reinterpret_cast<const i32*>(region(a, kRegion_counts));

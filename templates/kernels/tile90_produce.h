@@ -110,9 +110,10 @@ MOEJIT_DEVICE void guess_weights(const MoeArgs& a, const TensorMap* map) {
   }
 }
 
-// Steps before the end of a tile at which the next one's ticket is taken: as late as the answers
-// of the L2 allow, so that a slow block does not keep items from a fast one.
-constexpr int kAskAhead = 8;
+// Steps before the end of a tile at which the next one's ticket is taken, and with its answer the
+// entry of the plan asked for (in gate+up up to four steps earlier): as late as answers of the L2
+// allow, so that a slow block does not keep items from a fast one.
+constexpr int kAskAhead = 8, kLookAhead = 4;
 
 // Down: one thread, weights and rows by TMA.
 MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
@@ -154,7 +155,7 @@ MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const 
       if (step == 0 && ahead == 0) announce(s, ring.stage, tile);
       if (kByTicket && step == max_of(0, count - kAskAhead) / kTogether * kTogether)
         ticket = take_ticket<false>(a, items);
-      if (kByTicket && step == max_of(0, count - kAskAhead / 2) / kTogether * kTogether)
+      if (kByTicket && step == max_of(0, count - kLookAhead) / kTogether * kTogether)
         coming = look_up<false>(a, ticket, items);
       if (step >= ahead)
         load_weights<false>(&maps.map[1], tile, first + step, batch, s, ring, policy);
@@ -228,7 +229,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
     for (int begin = 0; begin < count; begin += kSteps) {
       if (kByTicket && thread == 0 && begin == max_of(0, last - kAskAhead))
         ticket = take_ticket<true>(a, items);
-      if (kByTicket && begin == max_of(0, last - kAskAhead / 2)) {
+      if (kByTicket && begin == max_of(0, last - kLookAhead)) {
         if (thread == 0) sts_u32(next, static_cast<u32>(ticket));
         bar_sync(kProducerBarrier, 128);
         coming = look_up<true>(a, static_cast<int>(lds_u32(next)), items);
@@ -241,7 +242,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
         const u32 stage = s.ring + ring.stage * kStageBytes90;
         const u32 full = s.full + ring.stage * 8;
         if (step % kTogether == 0 && warp == 0) {
-          // All of the warp, which then need not wait for one lane.
+          // All of the warp waits, not the one lane that then loads: its branch is a short one.
           const int batch = wait_for_batch<true>(s, ring, count - k);
           if (thread == 0) {
             if (k == 0) announce(s, ring.stage, tile);
@@ -249,7 +250,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
           }
           warp_sync();
         }
-        if (kTogether > 1 || warp != 0) {
+        if (warp != 0) {  // which has waited for both
           mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
         }
         const bool inside = kPieces % 8 == 0 || k * 8 + static_cast<int>(column) < kPieces;
@@ -321,6 +322,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (kInTurns) {
       constexpr int kCount = Cut<kGateUp>::kBlocksK;  // of every tile
       const u32 mine = warpgroup - 1;
+      static_assert(!kByTicket);
       const int tiles = Items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile).count();
       if (mine == 1) {
         ring.skip<kCount>();

@@ -35,7 +35,7 @@ constexpr int kGroupN = kTransposed || kSwapped<kGateUp> ? 64 : kHalfN;
 constexpr int kStagedBytes = kBm < 64 || kInTurns ? 1024 : 2048;  // of a consumer warp, for results
 // With one consumer warpgroup every thread may have 255 registers anyway.
 constexpr bool kMovesRegisters = kConsumers > 1;
-constexpr u32 kProducerBarrier = 1;  // of named barriers; the consumers' follow
+constexpr u32 kProducerBarrier = 1;  // of the named barriers; those of the consumers follow
 // Rows of x are gathered; those of h lie side by side and come in boxes.
 constexpr int kBoxRows = min_of(kBm, 32);
 static_assert(kBm % kBoxRows == 0);

@@ -10,7 +10,7 @@
 namespace moe {
 
 constexpr int kLanesRows = ceil_div(kBm, 32);
-constexpr u32 kFirstFinishBarrier = 2;  // of named barriers, one for each consumer warpgroup
+constexpr u32 kFirstFinishBarrier = kProducerBarrier + 1;  // one for each consumer warpgroup
 
 // Slots and routing weights of rows lane + 32 * j of a tile, looked up beside its products. Rows
 // that pad the tile stand for its last one: what has no condition needs no branch.

@@ -66,7 +66,7 @@ struct Items {
       : offset(static_cast<int>(block_id()) / kCluster),
         units(static_cast<int>(block_count()) / kCluster),
         total(items) {}
-  // All that this unit gets.
+  // All that this unit gets, without tickets.
   MOEJIT_DEVICE int count() const {
     const int turns = total / units, last = (offset + turns) % units;
     return turns + (last < total - turns * units ? 1 : 0);
@@ -91,7 +91,7 @@ MOEJIT_DEVICE NextItem look_up(const MoeArgs& a, int item, const Items& items) {
   next.entry = ldg_u32x4(plan_tiles(a) + item / Cut<kGateUp>::kPerTile);
   return next;
 }
-// The next one of clusters, and the first one of all.
+// The next one without tickets, and the first one of every unit.
 template <bool kGateUp>
 MOEJIT_DEVICE NextItem next_item(const MoeArgs& a, Items& items) {
   while (items.base < items.total && items.base + items.offset >= items.total) items.next();

@@ -221,6 +221,24 @@ MOEJIT_KERNEL(k1, 1024, 1)(MOEJIT_PARAM MoeArgs a) {  // two blocks of a unit, e
   stg_u32(OUT + thread_id(), 1);
 })",
      {.threads = 64}},
+    {"BarrierOfTwoPairsOfWarps",
+     "barrier misuse",
+     "other warps met at it before",
+     R"(MOEJIT_KERNEL(k0, 128, 1)(MOEJIT_PARAM MoeArgs a) {
+  bar_sync(BAD(1) GOOD(1 + warp_id() / 2), 64);
+  stg_u32(OUT + thread_id(), 1);
+})",
+     {.threads = 128}},
+    {"BarrierPassedOnUnordered",
+     "barrier misuse",
+     "other warps met at it before",
+     R"(MOEJIT_KERNEL(k0, 128, 1)(MOEJIT_PARAM MoeArgs a) {
+  if (warp_id() < 2) bar_sync(1, 64);
+  GOOD(block_sync();)
+  if (warp_id() >= 2) bar_sync(1, 64);
+  stg_u32(OUT + thread_id(), 1);
+})",
+     {.threads = 128}},
     {"UncoveredOutput",
      "uncovered output",
      "byte 124 of the 128 of out",

@@ -26,6 +26,7 @@ struct Form {
   bool weight_on_input = false;
   bool interleaved = false;
   bool up_first = false;
+  int experts = 3;
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -48,7 +49,7 @@ Schedule schedule_of(const Form& form) {
 }
 
 MoeConfig config_of(const Form& form) {
-  return {.num_experts = 3,
+  return {.num_experts = form.experts,
           .top_k = 2,
           .hidden_size = form.hidden,
           .intermediate_size = form.intermediate,
@@ -209,6 +210,14 @@ const Form kSwapped[] = {
      .params = {{"tile_m", 160}, {"tile_n", 128}, {"stages", 6}},
      .swap = 2,
      .weight_on_input = true},
+    // As many experts as fill the region of counts to its last word but a few.
+    {.name = "ManyExperts",
+     .hidden = 72,
+     .intermediate = 72,
+     .tokens = 40,
+     .params = {{"tile_m", 16}, {"tile_n", 128}, {"stages", 8}},
+     .swap = 2,
+     .experts = 61},
     // Products of 24 blocks of 64 and more, whose weights tiles of few rows ask for by pairs; odd
     // numbers of blocks and of stages.
     {.name = "PairsGateUp",

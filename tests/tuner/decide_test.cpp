@@ -64,25 +64,33 @@ TEST(Decide, TheBandIsNarrowerOnAGpu) {
   std::vector<Finalist> list = {steady("a", 1.0), steady("b", 1.01), steady("c", 1.004)};
   list[1].is_default = true;
   EXPECT_EQ(choose_winner(list), 1u);
-  EXPECT_EQ(choose_winner(list, equal_on_gpu(600e-6)), 0u);
+  EXPECT_EQ(choose_winner(list, equal_on_gpu(600e-6, 24)), 0u);
   list[2].is_incumbent = true;
-  EXPECT_EQ(choose_winner(list, equal_on_gpu(600e-6)), 2u);
-  EXPECT_EQ(choose_winner(list, equal_on_gpu(24e-6)), 2u);
+  EXPECT_EQ(choose_winner(list, equal_on_gpu(600e-6, 24)), 2u);
+  EXPECT_EQ(choose_winner(list, equal_on_gpu(24e-6, 24)), 2u);
   list[2].is_incumbent = false;
-  EXPECT_EQ(choose_winner(list, equal_on_gpu(24e-6)), 1u);
-  EXPECT_EQ(equal_on_gpu(1e-6), kEqual);
-  std::map<size_t, int> wins;  // noise of a third of a percent does not decide
-  for (uint64_t tune = 0; tune < 400; ++tune) {
-    Random random(tune);
-    std::vector<Finalist> noisy;
-    for (const char* name : {"a", "b", "c", "d"}) {
-      Finalist f{{}, false, false, name};
-      for (int round = 0; round < 24; ++round) f.seconds.push_back(1 + 0.003 * random.normal());
-      noisy.push_back(f);
+  EXPECT_EQ(choose_winner(list, equal_on_gpu(24e-6, 24)), 1u);
+  EXPECT_EQ(equal_on_gpu(1e-6, 24), kEqual);
+  EXPECT_EQ(equal_on_gpu(600e-6, 1), kEqual);
+}
+
+// Noise of half a percent, in many rounds and in few.
+TEST(Decide, NoiseDoesNotDecideOnAGpu) {
+  for (const size_t rounds : {6, 9, 24, 90}) {
+    std::map<size_t, int> wins;
+    for (uint64_t tune = 0; tune < 400; ++tune) {
+      Random random(tune);
+      std::vector<Finalist> list;
+      for (const char* name : {"a", "b", "c", "d"}) {
+        Finalist f{{}, false, false, name};
+        for (size_t round = 0; round < rounds; ++round)
+          f.seconds.push_back(1 + 0.005 * random.normal());
+        list.push_back(f);
+      }
+      ++wins[choose_winner(list, equal_on_gpu(600e-6, rounds))];
     }
-    ++wins[choose_winner(noisy, equal_on_gpu(600e-6))];
+    EXPECT_GE(wins[0], 390) << rounds;
   }
-  EXPECT_GE(wins[0], 390);
 }
 
 }  // namespace
