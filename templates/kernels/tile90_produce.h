@@ -322,7 +322,6 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     if constexpr (kInTurns) {
       constexpr int kCount = Cut<kGateUp>::kBlocksK;  // of every tile
       const u32 mine = warpgroup - 1;
-      static_assert(!kByTicket);
       const int tiles = Items(ldg_i32(plan_counts(a)) * Cut<kGateUp>::kPerTile).count();
       if (mine == 1) {
         ring.skip<kCount>();

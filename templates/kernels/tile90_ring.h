@@ -16,7 +16,7 @@
 
 namespace moe {
 
-static_assert(!kInTurns || (kCluster == 1 && kSched_blocks == 1));
+static_assert(!kInTurns || (kCluster == 1 && kSched_blocks == 1 && !kByTicket));
 constexpr int kConsumers = kInTurns ? 2 : kTileWarpgroups;
 constexpr int kThreads90 = 128 * (1 + kConsumers);
 constexpr int kStages90 = kSched_stages;
