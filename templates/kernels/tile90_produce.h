@@ -196,17 +196,15 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
   const u32 to = row * 128 + ((column ^ (row & 7u)) << 4);
   const u8* source = static_cast<const u8*>(a.x) + column * 16;
   const i32* rows = plan_rows(a);
-  const u64 once = policy_evict_first(), again = policy_evict_normal();
   Items items(ldg_i32(plan_counts(a)) * Cut<true>::kPerTile);
   NextItem coming = next_item<true>(a, items);
-  int ticket = 0;
   u32 next = s.next;
   Ring ring;
   while (coming.item >= 0) {
     const Tile90 tile = locate90<true>(coming);
     if constexpr (!kByTicket) coming = next_item<true>(a, items);
     if (tile.paired && tile.rows == 0) continue;
-    const u64 policy = tile.single ? once : again;
+    const u64 policy = tile.single ? policy_evict_first() : policy_evict_normal();
     const int used = rows_read<true>(tile);
     // Rows that pad the tile stand for its last one: loads without a condition wait once.
     const i32* first = rows + (tile.rows > 0 ? tile.first_row : 0);
@@ -227,10 +225,10 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
     const int last = (count - 1) / kSteps * kSteps;  // of the values of `begin`
     MOEJIT_NO_UNROLL
     for (int begin = 0; begin < count; begin += kSteps) {
-      if (kByTicket && thread == 0 && begin == max_of(0, last - kAskAhead))
-        ticket = take_ticket<true>(a, items);
+      // By a warp that brings no weights, which waits for the answer.
+      if (kByTicket && thread == 32 && begin == max_of(0, last - kAskAhead))
+        sts_u32(next, static_cast<u32>(take_ticket<true>(a, items)));
       if (kByTicket && begin == max_of(0, last - kLookAhead)) {
-        if (thread == 0) sts_u32(next, static_cast<u32>(ticket));
         bar_sync(kProducerBarrier, 128);
         coming = look_up<true>(a, static_cast<int>(lds_u32(next)), items);
         next ^= 4u;

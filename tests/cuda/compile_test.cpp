@@ -57,6 +57,31 @@ INSTANTIATE_TEST_SUITE_P(Archs, CudaCompile,
                                            "sm_120a"),
                          [](const auto& arch) { return std::string(arch.param); });
 
+// A tune leaves out what spills: the wide tiles of real layers, whose producer has few registers.
+TEST(CudaCompileLayers, TilesOfHopperDoNotSpill) {
+  const auto& nvrtc = cuda::Nvrtc::get();
+  if (!nvrtc.ok()) GTEST_SKIP() << nvrtc.status().message();
+  if (std::string why = (*nvrtc)->why_not("sm_90a"); !why.empty()) GTEST_SKIP() << why;
+  const auto device = cuda_backend()->open("sm_90a");
+  ASSERT_TRUE(device.ok());
+  const Target& target = (*device)->info().target;
+  const Family* family = find_family("cuda_tile90");
+  for (const char* name :
+       {"gpt-oss-120b", "deepseek-v3", "mixtral-8x7b", "qwen3-30b-a3b", "qwen2-57b-a14b"}) {
+    const auto preset = find_model_preset(name);
+    ASSERT_TRUE(preset.ok()) << name;
+    const MoeConfig& config = preset->config;
+    for (const int64_t rows : {8, 64}) {  // of an expert: narrow tiles, wide ones
+      const Schedule schedule =
+          family->default_schedule(config, target, rows * config.num_experts / config.top_k);
+      const auto binary = (*device)->compile(family->emit(config, target, schedule));
+      ASSERT_TRUE(binary.ok()) << binary.status().to_string();
+      EXPECT_EQ(binary->spill_bytes, 0) << name << " " << schedule.to_json();
+    }
+    if (test_level() < 2) break;
+  }
+}
+
 TEST(CudaCompileErrors, LogAndSourceAreKept) {
   if (!cuda::Nvrtc::get().ok()) GTEST_SKIP() << cuda::Nvrtc::get().status().message();
   const auto device = cuda_backend()->open("sm_90a");
