@@ -248,7 +248,7 @@ MOEJIT_DEVICE void produce_gate_up(const MoeArgs& a, const TensorMaps& maps, con
           }
           warp_sync();
         }
-        if (warp != 0) {  // which has waited for both
+        if (warp != 0) {  // the first one has waited
           mbar_wait(s.empty + ring.stage * 8, ring.phase ^ 1u);
         }
         const bool inside = kPieces % 8 == 0 || k * 8 + static_cast<int>(column) < kPieces;
