@@ -66,6 +66,11 @@ class Chooser {
     });
   }
 
+  bool has(const std::string& family) const {
+    return std::any_of(list_.begin(), list_.end(),
+                       [&](const Candidate& c) { return c.schedule.family == family; });
+  }
+
   size_t size() const { return list_.size(); }
   int bad_count() const { return bad_count_; }
   std::vector<Candidate>& list() { return list_; }
@@ -73,8 +78,8 @@ class Chooser {
 
   // Chooses along `order` until `limit` are chosen: its best, then its best of each family in turn,
   // then of each kind. The model's error is larger than the distance between neighbours, and
-  // families differ in what it does not know: a family's best is worth a look among the first
-  // `look`, its others among the first `near`.
+  // families differ in what it does not know: the first of a family is worth a look among the
+  // first `look`, others among the first `near`. Where that leaves room, along `order`.
   void fill(const std::vector<size_t>& order, size_t look, size_t near, size_t limit) {
     const auto room = [&] { return size() < limit; };
     if (room() && !order.empty()) add_ranked(order.front());
@@ -84,6 +89,7 @@ class Chooser {
       for (size_t i = 0; i < (turn == 0 ? look : near) && room(); ++i) {
         const std::string& family = ranked_[order[i]].schedule.family;
         if (served.contains(family) || has_twin(order[i])) continue;
+        if (i >= near && has(family)) continue;
         add_ranked(order[i]);
         served.insert(family);
       }
@@ -129,8 +135,8 @@ std::vector<int> distances(const SessionProblem& problem,
   return list;
 }
 
-// Times the best prediction: a family's best is worth a look, others are near. On an H200 the model
-// errs by 8 % at most in the median of a family.
+// Times the best prediction: what is worth a look as the first of its family, and what is near. On
+// an H200 the model errs by 8 % at most in the median of a family.
 constexpr double kWorthALook = 1.5, kNear = 1.15;
 
 // Places in `ranked`, best first; the first `look` are worth a look, the first `near` are near.

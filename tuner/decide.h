@@ -17,9 +17,9 @@ struct Finalist {
 // How much slower than the best is still its equal. Larger than what a few dozen rounds leave of
 // the noise, and not the noise of the day itself, which would let the day choose.
 inline constexpr double kEqual = 0.02;
-// On a GPU, whose launches vary by some tenths of a percent from round to round: half a percent
-// after 24 rounds, as much more as fewer leave of the noise, and what the clock is coarse by, of
-// the best's `seconds`; kEqual at most.
+// On a GPU, whose launches vary by some tenths of a percent from round to round: 0.5 % times
+// sqrt(24 / rounds), 0.5 % at least, and 0.3 us, the clock's steps, of the best's `seconds`; kEqual
+// at most, which it is up to 20 us.
 double equal_on_gpu(double seconds, size_t rounds);
 
 // Rounds of the same routing, one after the other, of which a finalist's least counts: another

@@ -241,7 +241,8 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   down.parallel = gpu::wave_share(tiles * n2 * split, units);
   const double in_flight =
       128.0 * static_cast<double>(tile_n) * (schedule.at("stages") - 1) * schedule.at("blocks");
-  // Of the probe's rate, boxes of weights reach the more the narrower the tiles: measured, an H200.
+  // Of what streaming_share allows, boxes of weights reach the more the narrower the tiles:
+  // measured, an H200.
   const bool few_rows = swap == 2 && tile_m <= 64;  // as kFewRows of tile90_ring.h
   const double box_rate = few_rows       ? (tile_n > 128 ? 1.0 : 1.015)
                           : tile_n > 128 ? 0.98

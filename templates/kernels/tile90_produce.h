@@ -110,9 +110,9 @@ MOEJIT_DEVICE void guess_weights(const MoeArgs& a, const TensorMap* map) {
   }
 }
 
-// Steps before the end of a tile at which the next one's ticket is taken, and with its answer the
-// entry of the plan asked for (in gate+up up to four steps earlier): as late as answers of the L2
-// allow, so that a slow block does not keep items from a fast one.
+// Steps before a tile's end at which the next ticket is taken, and at which its entry of the plan
+// is asked for; in gate+up one to four steps earlier. As late as answers of the L2 allow, so that a
+// slow block does not keep items from a fast one.
 constexpr int kAskAhead = 8, kLookAhead = 4;
 
 // Down: one thread, weights and rows by TMA.

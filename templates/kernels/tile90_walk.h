@@ -55,10 +55,10 @@ struct Tile90 : Tile {
 };
 
 // A single block takes its first item by its place and each other one by ticket: a tenth of an
-// H200's units read weights a fifth faster than the rest. Clusters, and warpgroups that take turns,
-// are limited by their products: they get an item in each turn of all units. Neighbouring items may
-// differ in cost (a full row tile and the last one of its expert), so units change places from turn
-// to turn.
+// H200's units read weights a fifth faster than the rest. Clusters get an item in each turn of all
+// units, and so do blocks whose warpgroups take turns: with tickets they were 4 to 7 % slower where
+// products are the limit. Neighbouring items may differ in cost (a full row tile and the last one
+// of its expert), so units change places from turn to turn.
 constexpr bool kByTicket = kCluster == 1 && !kInTurns;
 struct Items {
   int base = 0, offset, units, total;

@@ -74,6 +74,7 @@ TEST_F(Shares, WhatDoesNotCount) {
   EXPECT_THAT(
       of(row("a", 1, 4, 2000, 100) + R"({"kind":"perf","routed":1,"median_s":"slow"})" + "\n", 2),
       HasSubstr("line 2 must be as perf writes it"));
+  EXPECT_THAT(of("garbage\n" + row("a", 1, 4, 2000, 100), 2), HasSubstr("line 1 must be"));
   std::filesystem::remove(path_);
   EXPECT_EQ(run_shares(path_, 1000, 100), 2);
 }

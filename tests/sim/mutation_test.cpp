@@ -176,6 +176,7 @@ TEST(SimMutation, Tile90Pairs) {
   const std::vector<Mutant> mutants = run_mutants(
       layer(1544, 72), "sm_90a", "cuda_tile90", {"mbar_wait(s.empty", "at.next()", "ring.next()"},
       30, 40, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
+  EXPECT_EQ(mutants.size(), 11);
   expect_found(mutants, 8);
 }
 
