@@ -33,7 +33,7 @@ class Shares : public testing::Test {
   }
   ~Shares() override { std::filesystem::remove(path_); }
 
-  // What is printed, with 1000 bytes/s and 100 FLOP/s as limits.
+  // What is printed, errors last, with 1000 bytes/s and 100 FLOP/s as limits.
   std::string of(const std::string& rows, int status = 0) {
     std::ofstream(path_) << rows;
     testing::internal::CaptureStdout();
@@ -50,7 +50,7 @@ TEST_F(Shares, TheFastestOfAPointAndItsLargerLimit) {
   const std::string text =
       of(R"({"kind":"limits","read":1})"
          "\n" +
-         row("a", 1, 4, 2000, 100) + row("a", 1, 5, 2000, 100) + row("a", 8, 10, 2000, 800));
+         row("a", 1, 5, 2000, 100) + row("a", 1, 4, 2000, 100) + row("a", 8, 10, 2000, 800));
   EXPECT_THAT(text, HasSubstr("4000000.0 us  0.50\n"));   // 2 s of bytes in 4 s
   EXPECT_THAT(text, HasSubstr("10000000.0 us  0.80\n"));  // 8 s of operations in 10 s
   EXPECT_THAT(text, Not(HasSubstr("5000000.0 us")));

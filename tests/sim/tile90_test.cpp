@@ -210,7 +210,7 @@ const Form kSwapped[] = {
      .params = {{"tile_m", 160}, {"tile_n", 128}, {"stages", 6}},
      .swap = 2,
      .weight_on_input = true},
-    // As many experts as fill the region of counts to its last word but a few.
+    // 65 words of counts: in regions of 256 bytes a word too few would not be there.
     {.name = "ManyExperts",
      .hidden = 72,
      .intermediate = 72,
