@@ -271,6 +271,7 @@ class Engine {
   uint32_t load_cluster(uint32_t address, uint32_t rank, uint32_t line);
   void load_global(const void* address, void* value, uint32_t bytes, bool stream, uint32_t line);
   void store_global(void* address, const void* value, uint32_t bytes, uint32_t line);
+  void discard(void* address, uint32_t line);
   uint32_t add_global(void* address, uint32_t value, int order, uint32_t line);
   uint32_t load_acquire(const void* address, uint32_t line);
   uint64_t update_word(void* address, int update, uint64_t value, uint64_t expected, uint32_t line);

@@ -187,6 +187,18 @@ void Engine::store_global(void* address, const void* value, uint32_t bytes, uint
   std::memcpy(at, value, bytes);
 }
 
+void Engine::discard(void* address, uint32_t line) {
+  constexpr size_t kLine = 128;
+  ++counters_.instructions;
+  // To whoever reads or writes the line it is a write.
+  char* at =
+      global_at(address, kLine, kLine, access_by(current_, line, kWriteAccess), current_, false);
+  std::memset(at, 0xff, kLine);  // NaN
+  const auto where_to = reinterpret_cast<uintptr_t>(address);
+  Region* region = region_of(where_to, kLine);
+  region->shadow.mark_unwritten(where_to - region->begin, kLine);
+}
+
 uint32_t Engine::add_global(void* address, uint32_t value, int order, uint32_t line) {
   ++counters_.instructions;
   Thread* thread = current_;

@@ -80,6 +80,10 @@ void Shadow::mark_written(size_t offset, size_t count) {
   }
 }
 
+void Shadow::mark_unwritten(size_t offset, size_t count) {
+  for (size_t w = offset / 4; w < (offset + count) / 4; ++w) written_[w] &= 0xf0;
+}
+
 size_t Shadow::first_unwritten() const {
   for (size_t offset = 0; offset < bytes_; ++offset) {
     if ((written_[offset / 4] >> (offset % 4) & 1) == 0) return offset;

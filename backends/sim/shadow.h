@@ -74,6 +74,7 @@ class Shadow {
   // Bytes [offset, offset+count) were all written in this run.
   bool written(size_t offset, size_t count) const;
   void mark_written(size_t offset, size_t count);
+  void mark_unwritten(size_t offset, size_t count);  // whole words
   // Offset of the first unwritten byte, or bytes().
   size_t first_unwritten() const;
   bool is_barrier(size_t offset, size_t count) const;

@@ -50,6 +50,7 @@ struct Calls {
     return g_running->update_word(address, update, value, expected, line);
   }
   static void prefetch(const void*, uint32_t) { ++g_running->counters_.instructions; }
+  static void discard(void* address, uint32_t line) { g_running->discard(address, line); }
   static void fence(int kind, uint32_t line) { g_running->fence(kind, line); }
   static void collective(int kind, void* args, uint32_t line) {
     g_running->collective(kind, args, line);
@@ -135,6 +136,7 @@ const moejit_sim::Runtime& Engine::table() {
       Calls::load_acquire,
       Calls::update_word,
       Calls::prefetch,
+      Calls::discard,
       Calls::fence,
       Calls::collective,
       Calls::block_sync,

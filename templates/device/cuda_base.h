@@ -177,11 +177,19 @@ MOEJIT_DEVICE void stg_u32x2(void* p, u32x2 v) {
 MOEJIT_DEVICE void stg_u32x4(void* p, u32x4 v) {
   *static_cast<u32x4*>(p) = v;
 }
+MOEJIT_DEVICE void stg_u32x4_hint(void* p, u32x4 v, u64 policy) {
+  asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
+               : "memory");
+}
 MOEJIT_DEVICE void stg_f32x2(void* p, f32x2 v) {
   *static_cast<f32x2*>(p) = v;
 }
 MOEJIT_DEVICE void stg_f32x4(void* p, f32x4 v) {
   *static_cast<f32x4*>(p) = v;
+}
+MOEJIT_DEVICE void discard_line(void* p) {
+  asm volatile("discard.global.L2 [%0], 128;" ::"l"(p) : "memory");
 }
 MOEJIT_DEVICE u32 atomic_add_global(u32* p, u32 v) {
   u32 old;
@@ -240,6 +248,9 @@ MOEJIT_DEVICE u64 policy_evict_first() {
   return p;
 }
 MOEJIT_DEVICE u64 policy_evict_last() {
+#if __CUDA_ARCH__ >= 900
+  return 0x14F0000000000000ull;
+#endif
   u64 p;
   asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p));
   return p;

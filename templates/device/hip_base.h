@@ -226,6 +226,8 @@ MOEJIT_DEVICE void stg_f32x2(void* p, f32x2 v) {
 MOEJIT_DEVICE void stg_f32x4(void* p, f32x4 v) {
   detail::store(p, detail::v4f{v.x, v.y, v.z, v.w});
 }
+// No instruction here says that a line is dead.
+MOEJIT_DEVICE void discard_line(void*) {}
 MOEJIT_DEVICE u32 atomic_add_global(u32* p, u32 v) {
   return __hip_atomic_fetch_add((MOEJIT_GLOBAL u32*)p, v, __ATOMIC_RELAXED,
                                 __HIP_MEMORY_SCOPE_AGENT);

@@ -111,6 +111,13 @@ void add_memory(std::vector<Case>* cases) {
                     .threads = 128,
                     .shared_bytes = 64,
                     .out_words = 16});
+  // Every second line is discarded and written again; its neighbours stay.
+  cases->push_back({.name = "discard_line", .arch = "sm_80", .body = kernel(R"(
+  for (u32 i = lane_id(); i < 1024; i += 32) stg_u32(OUT + i, ldg_u32(IN + i));
+  warp_sync();
+  if (lane_id() % 2 == 0) discard_line(OUT + lane_id() * 32);
+  warp_sync();
+  for (u32 i = 0; i < 32; i += 2) stg_u32(OUT + i * 32 + lane_id(), ldg_u32(IN2 + i * 32 + lane_id()));)")});
   cases->push_back({.name = "named_barriers",
                     .arch = "sm_80",
                     .body = kernel(R"(

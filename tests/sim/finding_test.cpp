@@ -53,6 +53,37 @@ const Case kCases[] = {
   stg_u32(OUT + lane_id(), atomic_add_global(WORK, 1) * 0);
 })",
      {}},
+    {"DiscardedLine",
+     "read of memory that nothing wrote",
+     "ldg_u32(WORK + lane_id())",
+     R"(MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  stg_u32(WORK + lane_id(), 1);
+  warp_sync();
+  if (lane_id() == 0) discard_line(WORK);
+  warp_sync();
+  GOOD(stg_u32(WORK + lane_id(), 2);)
+  stg_u32(OUT + lane_id(), ldg_u32(WORK + lane_id()));
+})",
+     {}},
+    {"DiscardOfHalfALine",
+     "misaligned access",
+     "discard_line",
+     R"(MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  if (lane_id() == 0) discard_line(WORK + 32 BAD(+ 16));
+  stg_u32(OUT + lane_id(), 0);
+})",
+     {}},
+    {"RaceOfADiscard",
+     "race",
+     "discard_line(WORK)",
+     R"(MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  stg_u32(WORK + lane_id(), 1);
+  const u32 v = ldg_u32(WORK + lane_id());
+  GOOD(warp_sync();)
+  if (lane_id() == 0) discard_line(WORK);
+  stg_u32(OUT + lane_id(), v);
+})",
+     {}},
     {"RaceBetweenWarps",
      "race",
      "lds_u32(shared_base() + (63 - thread_id()) * 4)",

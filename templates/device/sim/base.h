@@ -112,6 +112,12 @@ MOEJIT_SIM_GLOBAL(u32x4, u32x4)
 MOEJIT_SIM_GLOBAL(f32x2, f32x2)
 MOEJIT_SIM_GLOBAL(f32x4, f32x4)
 #undef MOEJIT_SIM_GLOBAL
+MOEJIT_DEVICE void stg_u32x4_hint(void* p, u32x4 v, u64, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->store_global(p, &v, sizeof v, line);
+}
+MOEJIT_DEVICE void discard_line(void* p, MOEJIT_SIM_LINE) {
+  moejit_sim_runtime->discard(p, line);
+}
 MOEJIT_DEVICE u32x4 ldg_stream(const void* p, u64, MOEJIT_SIM_LINE) {
   u32x4 v;
   moejit_sim_runtime->load_global(p, &v, sizeof v, 1, line);

@@ -132,6 +132,8 @@ struct Runtime {
   unsigned long long (*update_word)(void* address, int update, unsigned long long value,
                                     unsigned long long expected, unsigned line);
   void (*prefetch)(const void* address, unsigned line);
+  // 128 bytes, 128-aligned: whoever reads them before they are written again reads anything.
+  void (*discard)(void* address, unsigned line);
   void (*fence)(int kind, unsigned line);
 
   void (*collective)(int kind, void* args, unsigned line);
