@@ -81,6 +81,11 @@ std::string emit_workspace(const std::vector<WorkspaceRegion>& regions) {
          body + "  (void)tokens;\n  return offset;\n}\n}  // namespace moejit_cfg\n";
 }
 
+std::string emit_cache(int64_t l2_bytes) {
+  return "namespace moejit_cfg {\nconstexpr long long kL2Bytes = " + std::to_string(l2_bytes) +
+         ";\n}  // namespace moejit_cfg\n";
+}
+
 std::string short_name(const MoeConfig& config) {
   std::string name = "e" + std::to_string(config.num_experts);
   if (config.num_shared_experts > 0) name += "s" + std::to_string(config.num_shared_experts);

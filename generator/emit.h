@@ -19,6 +19,10 @@ std::string emit_constants(const MoeConfig& config, const Schedule& schedule);
 // `kRegion_<name>` index per region.
 std::string emit_workspace(const std::vector<WorkspaceRegion>& regions);
 
+// kL2Bytes: of the GPU's cache, what templates/kernels/keep.h may count on; 0: nothing is kept
+// there.
+std::string emit_cache(int64_t l2_bytes);
+
 // "e128_k8_h2048_i768_bf16"
 std::string short_name(const MoeConfig& config);
 

@@ -28,6 +28,9 @@ constexpr int ceil_div(int a, int b) {
 constexpr int min_of(int a, int b) {
   return a < b ? a : b;
 }
+constexpr i64 min_of64(i64 a, i64 b) {
+  return a < b ? a : b;
+}
 constexpr int max_of(int a, int b) {
   return a > b ? a : b;
 }

@@ -108,6 +108,7 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile90& tile, int firs
     }
   }
   u8* h = region(a, kRegion_h);
+  const u64 policy = policy_for(Keep90::h(a.num_tokens));
   MOEJIT_UNROLL
   for (int slice = 0; slice < kHColumns / 64; ++slice) {
     const int column = tile.n * kHColumns + slice * 64;
@@ -125,8 +126,9 @@ MOEJIT_DEVICE void finish_gate_up(const MoeArgs& a, const Tile90& tile, int firs
     drain_rows(staged, [&](int i, int p, u32x4 v) {
       const int r = first + i * 4 + static_cast<int>(lane >> 3);
       if (r < tile.rows && column + p * 8 < kIntermediateSize) {
-        stg_u32x4(
-            h + (static_cast<i64>(tile.first_row + r) * kIntermediateSize + column + p * 8) * 2, v);
+        stg_u32x4_hint(
+            h + (static_cast<i64>(tile.first_row + r) * kIntermediateSize + column + p * 8) * 2, v,
+            policy);
       }
     });
   }
@@ -170,6 +172,7 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownR
     line[i] =
         region(a, kRegion_y) + (static_cast<i64>(rows.slot[i]) * kParts + tile.part) * kRowBytes;
   }
+  const u64 policy = policy_for(Keep90::y(a.num_tokens));
   constexpr int kSlice = kPartial16 ? 64 : 32;  // columns of 128 bytes
   MOEJIT_UNROLL
   for (int slice = 0; slice < kBn / kSlice; ++slice) {
@@ -209,7 +212,7 @@ MOEJIT_DEVICE void finish_down(const MoeArgs& a, const Tile90& tile, const DownR
       constexpr int kOfPiece = kSlice / 8;
       const int r = first + i * 4 + static_cast<int>(lane >> 3);
       if (r < tile.rows && column + p * kOfPiece < kHiddenSize)
-        stg_u32x4(line[i] + (column + p * kOfPiece) * (kPartial16 ? 2 : 4), v);
+        stg_u32x4_hint(line[i] + (column + p * kOfPiece) * (kPartial16 ? 2 : 4), v, policy);
     });
   }
 }

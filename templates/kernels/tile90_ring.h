@@ -58,6 +58,12 @@ MOEJIT_DEVICE Shared90 shared90() {
   return s;
 }
 
+// How h and y are stored (keep.h).
+using Keep90 = Kept<kParts, kPartial16>;
+MOEJIT_DEVICE u64 policy_for(bool kept) {
+  return kept ? policy_evict_last() : policy_evict_normal();
+}
+
 struct Ring {
   u32 stage = 0, phase = 0;
   MOEJIT_DEVICE void next() {

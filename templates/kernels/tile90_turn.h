@@ -46,10 +46,10 @@ struct LaneRows {
 // kBlocks * 64 channels of the tile's rows, kWide bytes each, of one warpgroup: value(block, f,
 // which, c, weight) is channel block * 64 + warp * 16 + which * 8 + lane / 4 of row c of fragment
 // f, whose routing weight is `weight`; line(j, r) is where the channels of row 32 * j + r of the
-// tile go (warp-collective), `channels` of them exist.
+// tile go (warp-collective), `channels` of them exist; `kept`: to stay in the cache.
 template <int kBlocks, int kWide, typename Weights, typename Value, typename Line>
 MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, int channels,
-                                const Weights& weights, Value value, Line line) {
+                                bool kept, const Weights& weights, Value value, Line line) {
   constexpr int kRowBytes = kBlocks * 64 * kWide;
   constexpr int kPieces = kRowBytes / 16;
   constexpr int kRows = min_of(32, min_of(kBm, 4 * kStagedBytes / kRowBytes));  // of a slice
@@ -57,6 +57,7 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
   constexpr int kAtOnce = kWide == 2 ? 2 : 1;  // fragments, whose shuffles overlap
   static_assert(kBlocks == 2 || (kAtOnce == 2 && kWide == 2));
   const u32 lane = lane_id(), warp = warp_id() & 3u;
+  const u64 policy = policy_for(kept);
   MOEJIT_UNROLL
   for (int first = 0; first < kBm; first += kRows) {
     if (first >= tile.rows) break;
@@ -108,7 +109,7 @@ MOEJIT_DEVICE void store_turned(const Tile90& tile, u32 warpgroup, u32 staged, i
       const u32 row = at / kPieces, piece = at % kPieces;
       const u32 swapped = kWide == 2 ? piece ^ (row & 7u) : piece ^ ((row >> 1 & 3u) << 1);
       if ((stored >> i & 1u) != 0)
-        stg_u32x4(to[i], lds_u32x4(staged + row * kRowBytes + swapped * 16));
+        stg_u32x4_hint(to[i], lds_u32x4(staged + row * kRowBytes + swapped * 16), policy);
     }
     bar_sync(kFirstFinishBarrier + warpgroup, 128);
   }
@@ -134,7 +135,7 @@ MOEJIT_DEVICE void finish_gate_up_turned(const MoeArgs& a, const Tile90& tile, c
   }
   u8* h = region(a, kRegion_h) + static_cast<i64>(first) * 2;
   store_turned<kBlocks, 2>(
-      tile, warpgroup, staged, kIntermediateSize - first, rows,
+      tile, warpgroup, staged, kIntermediateSize - first, Keep90::h(a.num_tokens), rows,
       [&](int block, int f, int which, int c, f32 weight) {
         const int j = f * 4 + which * 2 + c;
         return h_of(block == 0 ? lo[j] : hi[j], kGated ? hi[j] : 0.0f, weight,
@@ -164,7 +165,7 @@ MOEJIT_DEVICE void finish_down_turned(const MoeArgs& a, const Tile90& tile, cons
   // y of a slot holds kParts parts, one of each range of the reduction.
   u8* y = region(a, kRegion_y) + static_cast<i64>(first) * kWide;
   store_turned<2, kWide>(
-      tile, warpgroup, staged, kHiddenSize - first, rows,
+      tile, warpgroup, staged, kHiddenSize - first, Keep90::y(a.num_tokens), rows,
       [&](int block, int f, int which, int c, f32 weight) {
         const int j = f * 4 + which * 2 + c;
         const f32 v = block == 0 ? lo[j] : hi[j];

@@ -65,7 +65,7 @@ void SimKernel::build(const std::string& arch) {
   module_ = *module;
 }
 
-std::string SimKernel::run(Problem* p, bool routed) const {
+std::string SimKernel::run(Problem* p, bool routed, std::vector<unsigned char>* left) const {
   const int64_t bytes =
       workspace_offset(source_.workspace, source_.workspace.size(), p->options.tokens);
   GuardedBuffer workspace(static_cast<size_t>(std::max<int64_t>(bytes, 256)), 256);
@@ -92,6 +92,10 @@ std::string SimKernel::run(Problem* p, bool routed) const {
                      .routed = routed ? 1 : 0};
   const auto status = module_->launch(args, nullptr);
   if (!status.ok()) return status.to_string() + "\n" + status.log();
+  if (left != nullptr) {
+    const auto* begin = static_cast<const unsigned char*>(workspace.data());
+    left->assign(begin, begin + bytes);
+  }
   if (!workspace.intact()) return "wrote outside the workspace";
   if (!p->intact()) return "wrote outside a tensor";
   return "";

@@ -30,8 +30,10 @@ class SimKernel {
 
   const std::string& error() const { return error_; }
   const std::string& name() const { return name_; }  // arch, family and schedule
-  // Returns what went wrong beside the values, with the simulator's report, or "".
-  std::string run(Problem* problem, bool routed = false) const;
+  // Returns what went wrong beside the values, with the simulator's report, or "". `left`: the
+  // workspace as the launch left it.
+  std::string run(Problem* problem, bool routed = false,
+                  std::vector<unsigned char>* left = nullptr) const;
 
  private:
   void build(const std::string& arch);
