@@ -162,7 +162,8 @@ int run_limits(const Device& device, std::FILE* json) {
   return 0;
 }
 
-// Each entry of each schedule alone, on what the last whole run left in the workspace.
+// Each entry of each schedule alone, on what the last whole run left in the workspace. The plan
+// runs before each launch: it hands out the tickets by which blocks take tiles.
 void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built,
                   int repeats) {
   for (const Built& b : built) {
@@ -170,19 +171,34 @@ void time_entries(const Device& device, const Workload& load, const std::vector<
     auto whole = device.load(*b.binary, b.source);
     if (!whole.ok() || !(*whole)->launch(load.args(0), nullptr).ok() || !device.synchronize().ok())
       continue;
-    std::printf("  %s:", b.schedule.to_json().c_str());
-    for (const Entry& entry : b.source.entries) {
-      if (entry.when == When::kRouted) continue;
+    const auto alone = [&](const Entry& entry) {
       KernelSource one = b.source;
       one.entries = {entry};
       auto module = device.load(*b.binary, one);
-      if (!module.ok()) continue;
-      const Module& launchable = **module;
-      auto times =
-          device.time([&](int, Stream s) { return launchable.launch(load.args(0), s); }, repeats);
+      return module.ok() ? *module : nullptr;
+    };
+    std::shared_ptr<const Module> plan;
+    for (const Entry& entry : b.source.entries) {
+      if (entry.name == "moe_plan") plan = alone(entry);
+    }
+    std::printf("  %s:", b.schedule.to_json().c_str());
+    for (const Entry& entry : b.source.entries) {
+      if (entry.when == When::kRouted) continue;
+      const std::shared_ptr<const Module> module = alone(entry);
+      if (module == nullptr) continue;
+      const int each = plan == nullptr ? 1 : 2;
+      const auto times = device.time(
+          [&](int i, Stream s) {
+            return (i % each == each - 1 ? module : plan)->launch(load.args(0), s);
+          },
+          repeats * each);
       if (!times.ok()) continue;
-      std::sort(times->begin(), times->end());
-      std::printf("  %s %.1f", entry.name.c_str(), (*times)[times->size() / 2] * 1e6);
+      std::vector<double> own;
+      for (size_t i = 0; i < times->size(); ++i) {
+        if (i % static_cast<size_t>(each) == static_cast<size_t>(each) - 1)
+          own.push_back((*times)[i]);
+      }
+      std::printf("  %s %.1f", entry.name.c_str(), summarize(own).median_s * 1e6);
     }
     std::printf("\n");
   }
