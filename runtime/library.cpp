@@ -107,24 +107,30 @@ Digest source_digest(const Device& device, const KernelSource& source) {
   return hash.finish();
 }
 
+std::string compute_generator_digest(Target target) {
+  // A choice holds for an architecture: what the text takes from one device is left out.
+  if (target.backend != BackendKind::kCpu) {
+    target.num_units = 1;
+    target.l2_bytes = 0;
+  }
+  const MoeConfig probe{.num_experts = 8, .top_k = 2, .hidden_size = 256, .intermediate_size = 256};
+  Sha256 hash;
+  hash.field("moejit-generator-1");
+  for (const Family* family : families()) {
+    if (family->why_not(probe, target)) continue;
+    hash.field(family->name());
+    hash.field(family->emit(probe, target, family->default_schedule(probe, target, 8)).text);
+  }
+  const auto bytes = hash.finish();
+  return to_hex(bytes.data(), bytes.size());
+}
+
 const std::string& generator_digest(const Target& target) {
   static std::mutex mutex;
   static auto* known = new std::map<std::string, std::string>;
   const std::lock_guard lock(mutex);
   std::string& digest = (*known)[std::string(backend_name(target.backend)) + target.arch];
-  if (digest.empty()) {
-    const MoeConfig probe{
-        .num_experts = 8, .top_k = 2, .hidden_size = 256, .intermediate_size = 256};
-    Sha256 hash;
-    hash.field("moejit-generator-1");
-    for (const Family* family : families()) {
-      if (family->why_not(probe, target)) continue;
-      hash.field(family->name());
-      hash.field(family->emit(probe, target, family->default_schedule(probe, target, 8)).text);
-    }
-    const auto bytes = hash.finish();
-    digest = to_hex(bytes.data(), bytes.size());
-  }
+  if (digest.empty()) digest = compute_generator_digest(target);
   return digest;
 }
 

@@ -19,8 +19,10 @@ std::shared_ptr<Store> open_store(const std::string& cache_path);
 Digest source_digest(const Device& device, const KernelSource& source);
 
 // Digest of all that gives a schedule its meaning on a backend: the text that its families emit
-// for a fixed layer. A template edit changes it, and tuned choices become seeds.
+// for a fixed layer. A template edit changes it, and tuned choices become seeds. It is alike for
+// all GPUs of an architecture.
 const std::string& generator_digest(const Target& target);
+std::string compute_generator_digest(Target target);  // without remembering it
 
 enum class MayCompile { kYes, kNo };
 enum class MayLoad { kYes, kNo };  // kNo: BuiltKernel::binary in place of its module

@@ -27,6 +27,8 @@ constexpr int kTopkGroup = 1;
 constexpr bool kRenormalize = false;
 constexpr double kScalingFactor = 1.0;
 
+constexpr long long kL2Bytes = 48LL << 20;
+
 constexpr int kSched_column_block = 128;
 constexpr int kSched_stream_ahead = 4;
 constexpr int kSched_row_block = 64;

@@ -11,6 +11,8 @@ Counters& Counters::operator+=(const Counters& other) {
   launches += other.launches;
   boxes_ahead += other.boxes_ahead;
   boxes_ahead_loaded += other.boxes_ahead_loaded;
+  kept_bytes += other.kept_bytes;
+  discarded_bytes += other.discarded_bytes;
   return *this;
 }
 

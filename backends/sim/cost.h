@@ -15,6 +15,8 @@ struct Counters {
   // No cost: tensor boxes brought into the L2 cache ahead, and those of them that are then loaded.
   int64_t boxes_ahead = 0;
   int64_t boxes_ahead_loaded = 0;
+  int64_t kept_bytes = 0;       // stored to stay in the L2 cache
+  int64_t discarded_bytes = 0;  // of whole lines
 
   Counters& operator+=(const Counters& other);
 };

@@ -193,6 +193,8 @@ void Engine::discard(void* address, uint32_t line) {
   // To whoever reads or writes the line it is a write.
   char* at =
       global_at(address, kLine, kLine, access_by(current_, line, kWriteAccess), current_, false);
+  counters_.global_bytes -= kLine;  // nothing moves
+  counters_.discarded_bytes += kLine;
   std::memset(at, 0xff, kLine);  // NaN
   const auto where_to = reinterpret_cast<uintptr_t>(address);
   Region* region = region_of(where_to, kLine);

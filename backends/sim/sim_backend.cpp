@@ -19,7 +19,7 @@ using sim::SimModule;
 
 constexpr const char* kFormat = "sim-elf-so";
 // Raised when the table of functions or the layout of what a kernel sees changes.
-constexpr const char* kVersion = "sim 1";
+constexpr const char* kVersion = "sim 2";
 constexpr const char* kHostArch = "x86-64-v3";
 
 struct Model {

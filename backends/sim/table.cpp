@@ -51,6 +51,7 @@ struct Calls {
   }
   static void prefetch(const void*, uint32_t) { ++g_running->counters_.instructions; }
   static void discard(void* address, uint32_t line) { g_running->discard(address, line); }
+  static void count_kept(unsigned bytes) { g_running->counters_.kept_bytes += bytes; }
   static void fence(int kind, uint32_t line) { g_running->fence(kind, line); }
   static void collective(int kind, void* args, uint32_t line) {
     g_running->collective(kind, args, line);
@@ -137,6 +138,7 @@ const moejit_sim::Runtime& Engine::table() {
       Calls::update_word,
       Calls::prefetch,
       Calls::discard,
+      Calls::count_kept,
       Calls::fence,
       Calls::collective,
       Calls::block_sync,

@@ -162,42 +162,37 @@ int run_limits(const Device& device, std::FILE* json) {
   return 0;
 }
 
-// Each entry of each schedule alone, on what the last whole run left in the workspace. The plan
-// runs before each launch: it hands out the tickets by which blocks take tiles.
+// Each entry of each schedule, behind those before it: they hand out the tickets by which blocks
+// take tiles, and write what the combine has discarded.
 void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built,
                   int repeats) {
   for (const Built& b : built) {
     if (!b.binary.ok()) continue;
-    auto whole = device.load(*b.binary, b.source);
-    if (!whole.ok() || !(*whole)->launch(load.args(0), nullptr).ok() || !device.synchronize().ok())
-      continue;
-    const auto alone = [&](const Entry& entry) {
-      KernelSource one = b.source;
-      one.entries = {entry};
-      auto module = device.load(*b.binary, one);
+    const auto part = [&](std::vector<Entry> entries) {
+      KernelSource source = b.source;
+      source.entries = std::move(entries);
+      auto module = device.load(*b.binary, source);
       return module.ok() ? *module : nullptr;
     };
-    std::shared_ptr<const Module> plan;
-    for (const Entry& entry : b.source.entries) {
-      if (entry.name == "moe_plan") plan = alone(entry);
-    }
     std::printf("  %s:", b.schedule.to_json().c_str());
+    std::vector<Entry> before;
     for (const Entry& entry : b.source.entries) {
       if (entry.when == When::kRouted) continue;
-      const std::shared_ptr<const Module> module = alone(entry);
-      if (module == nullptr) continue;
-      const int each = plan == nullptr ? 1 : 2;
+      const bool alone = before.empty();
+      const auto one = part({entry}), first = alone ? one : part(before);
+      before.push_back(entry);
+      if (one == nullptr || first == nullptr) continue;
+      const int each = alone ? 1 : 2;
       const auto times = device.time(
           [&](int i, Stream s) {
-            return (i % each == each - 1 ? module : plan)->launch(load.args(0), s);
+            return (i % each == each - 1 ? one : first)->launch(load.args(0), s);
           },
           repeats * each);
       if (!times.ok()) continue;
       std::vector<double> own;
-      for (size_t i = 0; i < times->size(); ++i) {
-        if (i % static_cast<size_t>(each) == static_cast<size_t>(each) - 1)
-          own.push_back((*times)[i]);
-      }
+      for (size_t i = static_cast<size_t>(each) - 1; i < times->size();
+           i += static_cast<size_t>(each))
+        own.push_back((*times)[i]);
       std::printf("  %s %.1f", entry.name.c_str(), summarize(own).median_s * 1e6);
     }
     std::printf("\n");

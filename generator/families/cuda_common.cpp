@@ -63,18 +63,6 @@ int plan_blocks(const Target& target) {
   return arch_number(target) == 90 ? 8 : 1;
 }
 
-namespace {
-
-// The L2's size, rounded down to 2^k or 3 * 2^(k - 1): devices of one architecture that differ a
-// little share their binaries, also those that were compiled without a device.
-int64_t l2_class(const Target& target) {
-  int64_t size = 1;
-  while (size * 2 <= target.l2_bytes) size *= 2;
-  return target.l2_bytes >= size + size / 2 ? size + size / 2 : size;
-}
-
-}  // namespace
-
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels) {
   const bool sim = target.backend == BackendKind::kSim;
@@ -87,9 +75,18 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   const char* device = sim ? (hopper ? "device/sim/sm90.h" : "device/sim/sm80.h")
                            : (hopper ? "device/cuda_wgmma.h" : "device/cuda_sm80.h");
   source.text = emit_constants(config, schedule) + emit_workspace(workspace) +
-                emit_cache(l2_class(target)) + "#define MOEJIT_PLAN_BLOCKS " +
-                std::to_string(plan_blocks(target)) + "\n" + expand_templates({device, kernels});
+                "#define MOEJIT_PLAN_BLOCKS " + std::to_string(plan_blocks(target)) + "\n" +
+                expand_templates({device, kernels});
   return source;
+}
+
+std::string emit_kept(const Target& target) {
+  // Rounded down to 2^k or 3 * 2^(k - 1): devices of one architecture whose caches differ a little
+  // share their binaries, also those that were compiled without a device.
+  int64_t size = 1;
+  while (size * 2 <= target.l2_bytes) size *= 2;
+  if (size + size / 2 <= target.l2_bytes) size += size / 2;
+  return emit_cache(arch_number(target) == 90 ? size : 0);
 }
 
 Entry route_entry(const MoeConfig& config) {

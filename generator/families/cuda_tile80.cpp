@@ -105,6 +105,7 @@ class TileFamily : public Family {
         {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
     workspace.push_back({.name = "y", .bytes_per_token = slots * config.hidden_size * 4});
     KernelSource source = gpu::make_source(config, target, schedule, workspace, kernels);
+    source.text = gpu::emit_kept(target) + source.text;
     Entry entry;
     entry.grid = {.fixed = int64_t{1} << 30, .per_unit_cap = schedule.at("blocks")};
     entry.threads = 256;

@@ -265,6 +265,7 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
                        .bytes_per_token = slots * schedule.at("split") * config.hidden_size *
                                           (schedule.at("partial") / 8)});
   KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
+  source.text = gpu::emit_kept(target) + source.text;
 
   const int64_t h = config.hidden_size, i = config.intermediate_size,
                 experts = config.total_experts();

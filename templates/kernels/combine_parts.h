@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/keep.h"
+#include "kernels/plan.h"
 
 namespace moe {
 
@@ -67,19 +68,26 @@ MOEJIT_DEVICE void combine(const MoeArgs& a) {
     const i64 token = w / kVectors;
     const i64 column = (w - token * kVectors) * kVector<kHalf>;
     if (w < work) combine_vector<kParts, kHalf>(a, y, token, column);
-    if (!discards) continue;
-    warp_sync();  // a line is read by eight lanes
-    if (w >= work || lane_id() % 8 != 0) continue;
-    MOEJIT_UNROLL
-    for (int row = 0; row < kSlots * kParts; ++row) {
-      discard_line(y + (token * kSlots * kParts + row) * Keep::kRowBytes +
-                   column * (kHalf ? 2 : 4));
+    if constexpr (Keep::kTokensY > 0) {
+      if (!discards) continue;
+      warp_sync();  // a line is read by eight lanes
+      if (w >= work || lane_id() % 8 != 0) continue;
+      MOEJIT_UNROLL
+      for (int j = 0; j < kSlots; ++j) {
+        const i64 slot = token * kSlots + j;
+        if (slot_expert(a, slot) < 0) continue;
+        MOEJIT_UNROLL
+        for (int part = 0; part < kParts; ++part)
+          discard_line(y + (slot * kParts + part) * Keep::kRowOfY + column * (kHalf ? 2 : 4));
+      }
     }
   }
-  if (!Keep::h(a.num_tokens)) return;
-  const i64 lines = a.num_tokens * Keep::kHBytes / kLineBytes;
-  for (i64 line = first; line < lines; line += stride)
-    discard_line(region(a, kRegion_h) + line * kLineBytes);
+  if constexpr (Keep::kTokensH > 0) {
+    if (!Keep::h(a.num_tokens)) return;
+    const i64 rows = ldg_i32(plan_counts(a) + 1 + kExperts);
+    for (i64 line = first; line < rows * Keep::kRowOfH / kLineBytes; line += stride)
+      discard_line(region(a, kRegion_h) + line * kLineBytes);
+  }
 }
 
 }  // namespace moe

@@ -1,8 +1,8 @@
 // Which of the results that pass through the workspace stay in the L2 cache. h and the partial
 // results y are dead when the combine has read them, but a cache does not know that: what it holds
 // of them goes to memory while the next launch reads its weights, and a byte written there takes
-// the time of about two that are read. So where they fit they are stored to stay, and the combine
-// discards them (docs/performance_gpu.md, step 38).
+// the time of about two that are read. So where they fit the combine discards them, and the sm_90a
+// tiles store them to stay until then (docs/performance_gpu.md, step 38).
 #pragma once
 
 #include "kernels/common.h"
@@ -14,12 +14,14 @@ constexpr i64 kLineBytes = 128;
 // y: kParts rows of each slot, of f32, or of 16 bits where kHalf.
 template <int kParts, bool kHalf>
 struct Kept {
-  static constexpr i64 kRowBytes = static_cast<i64>(kHiddenSize) * (kHalf ? 2 : 4);
-  static constexpr i64 kYBytes = kSlots * kParts * kRowBytes;  // of a token
-  static constexpr i64 kHBytes = static_cast<i64>(kSlots) * kIntermediateSize * kElement;
-  // Up to so many tokens. Of a y that is larger than the cache the last part is still there when
-  // the combine comes; h is the older of the two and leaves first. None where rows share lines.
-  static constexpr i64 kTokensY = kRowBytes % kLineBytes == 0 ? kL2Bytes * 3 / 2 / kYBytes : 0;
+  static constexpr i64 kRowOfY = static_cast<i64>(kHiddenSize) * (kHalf ? 2 : 4);
+  static constexpr i64 kRowOfH = static_cast<i64>(kIntermediateSize) * kElement;
+  static constexpr i64 kYBytes = kSlots * kParts * kRowOfY;  // of a token
+  static constexpr i64 kHBytes = kSlots * kRowOfH;
+  // Up to so many tokens, all of whose slots count. Of a y that is larger than the cache the last
+  // part is still there when the combine comes; h is the older of the two and leaves first. None
+  // where rows of y share lines.
+  static constexpr i64 kTokensY = kRowOfY % kLineBytes == 0 ? kL2Bytes * 3 / 2 / kYBytes : 0;
   static constexpr i64 kTokensH = min_of64(kL2Bytes * 3 / 4 / kYBytes, kL2Bytes / kHBytes);
 
   static MOEJIT_DEVICE bool y(i64 tokens) { return tokens <= kTokensY; }

@@ -190,6 +190,13 @@ MOEJIT_KERNEL(k0, 64, 1)(MOEJIT_PARAM MoeArgs a) {
                     .threads = 64,
                     .shared_bytes = 528,
                     .out_words = 128});
+  cases->push_back({.name = "store_hints", .arch = "sm_90a", .body = R"(
+MOEJIT_KERNEL(k0, 32, 1)(MOEJIT_PARAM MoeArgs a) {
+  for (u32 i = lane_id(); i < 256; i += 32) {
+    stg_u32x4_hint(OUT + i * 4, ldg_u32x4(IN + i * 4), i % 2 == 0 ? policy_evict_last() : policy_evict_normal());
+  }
+}
+)"});
   cases->push_back({.name = "cluster",
                     .arch = "sm_90a",
                     .body = R"(

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "backends/sim/sim_module.h"
+#include "runtime/library.h"
 #include "tests/sim/moe_runner.h"
 
 namespace moejit_test {
@@ -24,6 +26,8 @@ struct Form {
   int hidden = 320, intermediate = 192;
   std::map<std::string, int32_t> params = {};
   int num_shared_experts = 0;
+  DType dtype = DType::kBF16;
+  bool stores_to_stay = false;  // the family says so when it stores
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -35,7 +39,7 @@ MoeConfig config_of(const Form& form) {
           .top_k = 2,
           .hidden_size = form.hidden,
           .intermediate_size = form.intermediate,
-          .dtype = DType::kBF16,
+          .dtype = form.dtype,
           .num_shared_experts = form.num_shared_experts,
           .router = {}};
 }
@@ -59,13 +63,13 @@ struct Lines {
   int64_t all = 0, gone = 0;
 };
 Lines lines_of(const KernelSource& source, const std::vector<unsigned char>& workspace,
-               const std::string& name) {
+               const std::string& name, int64_t tokens = kTokens) {
   Lines lines;
   for (size_t i = 0; i < source.workspace.size(); ++i) {
     const auto& region = source.workspace[i];
     if (region.name != name) continue;
-    const int64_t begin = workspace_offset(source.workspace, i, kTokens);
-    const int64_t bytes = region.fixed_bytes + region.bytes_per_token * kTokens;
+    const int64_t begin = workspace_offset(source.workspace, i, tokens);
+    const int64_t bytes = region.fixed_bytes + region.bytes_per_token * tokens;
     for (int64_t at = 0; at + 128 <= bytes; at += 128) {
       const auto* line = workspace.data() + begin + at;
       ++lines.all;
@@ -75,48 +79,59 @@ Lines lines_of(const KernelSource& source, const std::vector<unsigned char>& wor
   return lines;
 }
 
+int64_t bytes_of(const KernelSource& source, const std::string& name) {
+  for (const auto& region : source.workspace) {
+    if (region.name == name) return region.bytes_per_token * kTokens;
+  }
+  return 0;
+}
+
+// The largest power of two up to `bytes`: what a cache may have without being rounded.
+int64_t power_up_to(int64_t bytes) {
+  int64_t size = 1;
+  while (size * 2 <= bytes) size *= 2;
+  return size;
+}
+
 class SimKeep : public testing::TestWithParam<Form> {};
 
 TEST_P(SimKeep, WhatFitsIsDiscarded) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   const Form& form = GetParam();
+  const MoeConfig config = config_of(form);
   const KernelSource any = source_of(form, 1 << 20);
-  int64_t h_bytes = 0, y_bytes = 0;
-  for (const auto& region : any.workspace) {
-    if (region.name == "h") h_bytes = region.bytes_per_token * kTokens;
-    if (region.name == "y") y_bytes = region.bytes_per_token * kTokens;
-  }
-  ASSERT_GT(h_bytes, 0);
-  ASSERT_GT(y_bytes, h_bytes);
-  struct Cache {
-    int64_t bytes;
-    bool y, h;
-  };
-  // A power of two each, with room for the rounding: y up to 3/2 of the cache, h where y takes up
-  // to 3/4 of it.
-  const auto power = [](double at_least) {
-    int64_t size = 1;
-    while (static_cast<double>(size) < at_least) size *= 2;
-    return size;
-  };
-  const double y = static_cast<double>(y_bytes);
-  const int64_t some = power(y / 1.5);
-  ASSERT_LT(static_cast<double>(some), y / 0.75) << "no power of two keeps y alone";
-  for (const Cache& cache : {Cache{some / 2, false, false}, Cache{some, true, false},
-                             Cache{power(y / 0.75), true, true}}) {
-    const KernelSource source = source_of(form, cache.bytes);
+  const int64_t h = bytes_of(any, "h"), y = bytes_of(any, "y");
+  ASSERT_GT(h, 0);
+  ASSERT_GT(y, 0);
+  bool seen[2][2] = {};
+  // y up to 3/2 of the cache; h up to all of it, where y takes up to 3/4.
+  for (int64_t cache = power_up_to(y / 2); !seen[1][1]; cache *= 2) {
+    const bool keeps_y = 2 * y <= 3 * cache, keeps_h = 4 * y <= 3 * cache && h <= cache;
+    seen[keeps_y][keeps_h] = true;
+    const KernelSource source = source_of(form, cache);
     const SimKernel kernel(form.arch, source);
     ASSERT_EQ(kernel.error(), "");
-    const MoeConfig config = config_of(form);
     Problem problem = make_problem(config, {.tokens = kTokens, .seed = 11});
     std::vector<unsigned char> left;
+    moejit::internal::sim::take_counters();
     ASSERT_EQ(kernel.run(&problem, false, &left), "");
+    const int64_t kept = moejit::internal::sim::take_counters().kept_bytes;
     EXPECT_LE(worst_row_error(problem.result(), problem.expected(), config.hidden_size),
               tolerance(config.dtype));
     const Lines of_y = lines_of(source, left, "y"), of_h = lines_of(source, left, "h");
-    EXPECT_EQ(of_y.gone, cache.y ? of_y.all : 0) << cache.bytes;
-    EXPECT_EQ(of_h.gone, cache.h ? of_h.all : 0) << cache.bytes;
+    EXPECT_EQ(of_y.gone, keeps_y ? of_y.all : 0) << cache;
+    EXPECT_EQ(of_h.gone, keeps_h ? of_h.all : 0) << cache;
+    // Each byte is stored once; with all checks a launch runs more than once.
+    const int64_t once = form.stores_to_stay ? (keeps_y ? y : 0) + (keeps_h ? h : 0) : 0;
+    if (once == 0) {
+      EXPECT_EQ(kept, 0) << cache;
+    } else {
+      EXPECT_GT(kept, 0) << cache;
+      EXPECT_EQ(kept % once, 0) << cache;
+    }
   }
+  EXPECT_TRUE(seen[0][0]);
+  EXPECT_TRUE(seen[1][0]);
 }
 
 const Form kForms[] = {
@@ -130,7 +145,22 @@ const Form kForms[] = {
                 {"blocks", 1},
                 {"cluster", 1},
                 {"split", 1},
-                {"partial", 16}}},
+                {"partial", 16}},
+     .stores_to_stay = true},
+    {.name = "LargeH",  // so that the size of h decides
+     .family = "cuda_tile90",
+     .arch = "sm_90a",
+     .hidden = 128,
+     .intermediate = 1088,
+     .params = {{"swap", 2},
+                {"tile_m", 64},
+                {"tile_n", 128},
+                {"stages", 8},
+                {"blocks", 1},
+                {"cluster", 1},
+                {"split", 1},
+                {"partial", 16}},
+     .stores_to_stay = true},
     {.name = "Straight",
      .family = "cuda_tile90",
      .arch = "sm_90a",
@@ -142,13 +172,47 @@ const Form kForms[] = {
                 {"blocks", 1},
                 {"cluster", 1},
                 {"split", 2},
-                {"partial", 32}}},
-    {.name = "Tile80", .family = "cuda_tile80", .arch = "sm_80"},
+                {"partial", 32}},
+     .stores_to_stay = true},
+    {.name = "Tile80", .family = "cuda_tile80", .arch = "sm_90a"},
     {.name = "Shared", .family = "cuda_tile80", .arch = "sm_90a", .num_shared_experts = 1},
+    {.name = "Fma", .family = "cuda_fma", .arch = "sm_90a", .dtype = DType::kF32},
 };
 
 INSTANTIATE_TEST_SUITE_P(Forms, SimKeep, testing::ValuesIn(kForms),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// The last token count that is kept and the first that is not; the rows of slots that this process
+// skips are not asked for.
+TEST(SimKeepTokens, UpToTheLimit) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  Form form = kForms[0];
+  form.hidden = 512;                                      // 1 KiB of y a row
+  const KernelSource source = source_of(form, 40 << 10);  // counted as 32 KiB: y of 24 tokens
+  const SimKernel kernel(form.arch, source);
+  ASSERT_EQ(kernel.error(), "");
+  for (const int64_t tokens : {24, 25}) {
+    for (const RoutingKind routing : {RoutingKind::kUniform, RoutingKind::kSentinels}) {
+      Problem problem =
+          make_problem(config_of(form), {.tokens = tokens, .seed = 13, .routing = routing});
+      int64_t rows = 0;
+      for (int64_t i = 0; i < tokens * 2; ++i)
+        rows += problem.ids.as<int>()[i] >= 0 && problem.ids.as<int>()[i] < 4;
+      EXPECT_EQ(rows < tokens * 2, routing == RoutingKind::kSentinels);
+      moejit::internal::sim::take_counters();
+      ASSERT_EQ(kernel.run(&problem), "");
+      const int64_t discarded = moejit::internal::sim::take_counters().discarded_bytes;
+      EXPECT_LE(worst_row_error(problem.result(), problem.expected(), form.hidden),
+                tolerance(DType::kBF16));
+      if (tokens > 24) {
+        EXPECT_EQ(discarded, 0);
+      } else {
+        EXPECT_GT(discarded, 0);
+        EXPECT_EQ(discarded % (rows * 1024), 0) << discarded << " of " << rows << " rows";
+      }
+    }
+  }
+}
 
 // A row of y of 656 bytes shares a line with the next one, which another thread reads.
 TEST(SimKeepRows, SharedLinesStay) {
@@ -172,6 +236,21 @@ TEST(KeepSource, CachesOfOneClassShareIt) {
   EXPECT_EQ(text(50), text(60));
   EXPECT_NE(text(50), text(40));
   EXPECT_NE(text(60), text(64));
+  // Nor does it change what a choice means.
+  Target target = sim_target("sm_90a");
+  const std::string digest = moejit::internal::compute_generator_digest(target);
+  target.l2_bytes /= 2;
+  target.num_units += 1;
+  EXPECT_EQ(moejit::internal::compute_generator_digest(target), digest);
+}
+
+// Elsewhere it was not measured, and the text does not depend on the device.
+TEST(KeepSource, OtherArchitecturesKeepNothing) {
+  const auto text = [](int64_t mib) {
+    return source_of({.name = "Tile80", .family = "cuda_tile80", .arch = "sm_80"}, mib << 20).text;
+  };
+  EXPECT_EQ(text(6), text(96));
+  EXPECT_NE(text(6).find("kL2Bytes = 0;"), std::string::npos);
 }
 
 }  // namespace

@@ -31,6 +31,9 @@ struct Mutant {
   std::string verdict;  // "" where it passed
 };
 
+// Is taken out by `if constexpr` for AMD, where nothing is kept to be discarded.
+constexpr const char* kOfDiscards = "// a line is read by eight lanes";
+
 // `known`: verdicts on the same mutants by another schedule or layer; only those that passed there
 // are run again.
 std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::string& arch,
@@ -51,6 +54,9 @@ std::vector<Mutant> run_mutants(const moejit::MoeConfig& config, const std::stri
       KernelSource source = original;
       const size_t end = source.text.find(';', at);
       const std::string line = source.text.substr(at, end - at + 1);
+      const bool amd = arch.starts_with("gfx");
+      if (amd && source.text.substr(at, source.text.find('\n', at) - at).ends_with(kOfDiscards))
+        continue;
       if (mutants.size() < known.size()) {
         const Mutant& before = known[mutants.size()];
         EXPECT_EQ(before.line, line);

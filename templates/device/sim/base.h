@@ -112,8 +112,9 @@ MOEJIT_SIM_GLOBAL(u32x4, u32x4)
 MOEJIT_SIM_GLOBAL(f32x2, f32x2)
 MOEJIT_SIM_GLOBAL(f32x4, f32x4)
 #undef MOEJIT_SIM_GLOBAL
-MOEJIT_DEVICE void stg_u32x4_hint(void* p, u32x4 v, u64, MOEJIT_SIM_LINE) {
+MOEJIT_DEVICE void stg_u32x4_hint(void* p, u32x4 v, u64 policy, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->store_global(p, &v, sizeof v, line);
+  if (policy == moejit_sim::kEvictLast) moejit_sim_runtime->count_kept(sizeof v);
 }
 MOEJIT_DEVICE void discard_line(void* p, MOEJIT_SIM_LINE) {
   moejit_sim_runtime->discard(p, line);
@@ -151,7 +152,7 @@ MOEJIT_DEVICE u64 policy_evict_first() {
   return 0x12F0000000000000ull;
 }
 MOEJIT_DEVICE u64 policy_evict_last() {
-  return 0x14F0000000000000ull;
+  return moejit_sim::kEvictLast;
 }
 MOEJIT_DEVICE u64 policy_evict_normal() {
   return 0x1000000000000000ull;

@@ -118,6 +118,9 @@ struct TensorMapData {
 };
 constexpr unsigned long long kTensorMapMagic = 0x6d6f656a69742d54ull;
 
+// The policy of a store that is to stay in the cache.
+constexpr unsigned long long kEvictLast = 0x14F0000000000000ull;
+
 struct Runtime {
   void (*load_shared)(unsigned address, void* value, unsigned bytes, unsigned line);
   void (*store_shared)(unsigned address, const void* value, unsigned bytes, unsigned line);
@@ -134,6 +137,7 @@ struct Runtime {
   void (*prefetch)(const void* address, unsigned line);
   // 128 bytes, 128-aligned: whoever reads them before they are written again reads anything.
   void (*discard)(void* address, unsigned line);
+  void (*count_kept)(unsigned bytes);
   void (*fence)(int kind, unsigned line);
 
   void (*collective)(int kind, void* args, unsigned line);
