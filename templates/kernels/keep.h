@@ -1,7 +1,7 @@
 // Which of the results that pass through the workspace stay in the L2 cache. h and the partial
-// results y are dead when the combine has read them, but a cache does not know that: what it holds
-// of them goes to memory while the next launch reads its weights, and a byte written there takes
-// the time of about two that are read. So where they fit the combine discards them, and the sm_90a
+// results y are dead when the combine has read them, but a cache does not know that: it writes what
+// it holds of them to memory while the next launch reads its weights, and such a byte takes the
+// time of one and a half that are read. So where they fit the combine discards them, and the sm_90a
 // tiles store them to stay until then (docs/performance_gpu.md, step 38).
 #pragma once
 
