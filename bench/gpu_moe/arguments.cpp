@@ -50,7 +50,7 @@ std::optional<Arguments> parse_arguments(int argc, char** argv, int* exit_status
                    "of the float64 reference of each schedule; 0: none");
   perf->add_option("--routed", args.routed, "1: with the router");
   perf->add_option("--best", args.best, "1: prints the fastest alone");
-  perf->add_option("--entries", args.entries, "1: each entry alone, too");
+  perf->add_option("--entries", args.entries, "1: each entry behind those before it, too");
   perf->add_option("--beside", args.beside,
                    "1: a large product of cuBLAS after every launch, so that both meet the same "
                    "clocks");

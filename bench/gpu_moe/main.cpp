@@ -177,7 +177,9 @@ void time_entries(const Device& device, const Workload& load, const std::vector<
     std::printf("  %s:", b.schedule.to_json().c_str());
     std::vector<Entry> before;
     for (const Entry& entry : b.source.entries) {
-      if (entry.when == When::kRouted) continue;
+      const int64_t tokens = load.args(0).num_tokens;
+      if (entry.when == When::kRouted || tokens < entry.min_tokens || tokens > entry.max_tokens)
+        continue;
       const bool alone = before.empty();
       const auto one = part({entry}), first = alone ? one : part(before);
       before.push_back(entry);

@@ -80,15 +80,6 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
   return source;
 }
 
-std::string emit_kept(const Target& target) {
-  // Rounded down to 2^k or 3 * 2^(k - 1): devices of one architecture whose caches differ a little
-  // share their binaries, also those that were compiled without a device.
-  int64_t size = 1;
-  while (size * 2 <= target.l2_bytes) size *= 2;
-  if (size + size / 2 <= target.l2_bytes) size += size / 2;
-  return emit_cache(arch_number(target) == 90 ? size : 0);
-}
-
 Entry route_entry(const MoeConfig& config) {
   constexpr int kWarps = 4;  // kRouteWarps of route.h
   Entry entry;

@@ -28,8 +28,6 @@ int plan_blocks(const Target& target);
 int64_t shared_per_unit(const Target& target);
 
 // Constants, workspace table, primitives and `kernels` (a path under templates/).
-// emit_cache for this target, where that a layer's results stay in the L2 was measured to pay.
-std::string emit_kept(const Target& target);
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
                          const std::vector<WorkspaceRegion>& workspace, const char* kernels);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "generator/emit.h"
 #include "generator/families/cuda_common.h"
 
 namespace moejit::internal {
@@ -21,6 +22,15 @@ int32_t consumers(const Schedule& s) {
   if (in_turns(s)) return 2;
   return s.at("swap") > 0 ? s.at("tile_n") / 128 : s.at("tile_m") / 64;
 }
+// The L2's size, rounded down to 2^k or 3 * 2^(k - 1): devices of one architecture whose caches
+// differ a little share their binaries, also those that were compiled without a device.
+int64_t l2_class(const Target& target) {
+  if (target.l2_bytes < 1024) return 0;
+  int64_t size = 1024;
+  while (size * 2 <= target.l2_bytes) size *= 2;
+  return size + size / 2 <= target.l2_bytes ? size + size / 2 : size;
+}
+
 // Ring, its barriers and tiles, the barriers of turns and the next items, what each consumer warp
 // stages, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
@@ -265,7 +275,7 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
                        .bytes_per_token = slots * schedule.at("split") * config.hidden_size *
                                           (schedule.at("partial") / 8)});
   KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
-  source.text = gpu::emit_kept(target) + source.text;
+  source.text = emit_cache(l2_class(target)) + source.text;
 
   const int64_t h = config.hidden_size, i = config.intermediate_size,
                 experts = config.total_experts();

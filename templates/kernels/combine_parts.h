@@ -1,5 +1,6 @@
 // Body of the entry `moe_combine`: out[t] = sum of the partial results y of the token's slots, in
-// their order. What was kept in the cache until then is discarded (keep.h).
+// their order. What was kept in the cache until then is discarded (keep.h). Needs the regions of
+// plan.h and `h`, and kL2Bytes (emit_cache).
 #pragma once
 
 #include "kernels/keep.h"

@@ -1,8 +1,9 @@
 // Which of the results that pass through the workspace stay in the L2 cache. h and the partial
 // results y are dead when the combine has read them, but a cache does not know that: it writes what
 // it holds of them to memory while the next launch reads its weights, and such a byte takes the
-// time of one and a half that are read. So where they fit the combine discards them, and the sm_90a
-// tiles store them to stay until then (docs/performance_gpu.md, step 38).
+// time of one and a half that are read. So where they fit tile90.h stores them to stay, and the
+// combine discards them (docs/performance_gpu.md, step 38). Families that were not timed with it
+// have kL2Bytes = 0: nothing is kept.
 #pragma once
 
 #include "kernels/common.h"
