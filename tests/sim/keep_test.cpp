@@ -27,7 +27,6 @@ struct Form {
   int hidden = 320, intermediate = 192;
   std::map<std::string, int32_t> params = {};
   int num_shared_experts = 0;
-  DType dtype = DType::kBF16;
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -39,7 +38,7 @@ MoeConfig config_of(const Form& form) {
           .top_k = 2,
           .hidden_size = form.hidden,
           .intermediate_size = form.intermediate,
-          .dtype = form.dtype,
+          .dtype = DType::kBF16,
           .num_shared_experts = form.num_shared_experts,
           .router = {}};
 }
@@ -63,13 +62,13 @@ struct Lines {
   int64_t all = 0, gone = 0;
 };
 Lines lines_of(const KernelSource& source, const std::vector<unsigned char>& workspace,
-               const std::string& name, int64_t tokens = kTokens) {
+               const std::string& name) {
   Lines lines;
   for (size_t i = 0; i < source.workspace.size(); ++i) {
     const auto& region = source.workspace[i];
     if (region.name != name) continue;
-    const int64_t begin = workspace_offset(source.workspace, i, tokens);
-    const int64_t bytes = region.fixed_bytes + region.bytes_per_token * tokens;
+    const int64_t begin = workspace_offset(source.workspace, i, kTokens);
+    const int64_t bytes = region.fixed_bytes + region.bytes_per_token * kTokens;
     for (int64_t at = 0; at + 128 <= bytes; at += 128) {
       const auto* line = workspace.data() + begin + at;
       ++lines.all;
@@ -132,31 +131,18 @@ TEST_P(SimKeep, WhatFitsIsDiscarded) {
   EXPECT_EQ(large_h, h > y * 4 / 3) << "only a large h is too large where y has room for it";
 }
 
+const std::map<std::string, int32_t> kNarrow = {{"swap", 2},   {"tile_m", 64}, {"tile_n", 128},
+                                                {"stages", 8}, {"blocks", 1},  {"cluster", 1},
+                                                {"split", 1},  {"partial", 16}};
+
 const Form kForms[] = {
-    {.name = "Swapped",
-     .family = "cuda_tile90",
-     .arch = "sm_90a",
-     .params = {{"swap", 2},
-                {"tile_m", 64},
-                {"tile_n", 128},
-                {"stages", 8},
-                {"blocks", 1},
-                {"cluster", 1},
-                {"split", 1},
-                {"partial", 16}}},
+    {.name = "Swapped", .family = "cuda_tile90", .arch = "sm_90a", .params = kNarrow},
     {.name = "LargeH",  // so that the size of h decides
      .family = "cuda_tile90",
      .arch = "sm_90a",
      .hidden = 128,
      .intermediate = 1088,
-     .params = {{"swap", 2},
-                {"tile_m", 64},
-                {"tile_n", 128},
-                {"stages", 8},
-                {"blocks", 1},
-                {"cluster", 1},
-                {"split", 1},
-                {"partial", 16}}},
+     .params = kNarrow},
     {.name = "Straight",
      .family = "cuda_tile90",
      .arch = "sm_90a",
