@@ -347,7 +347,7 @@ def test_fork_is_refused(kernel, beside):
         try:
             kernel(*arguments, out=out)
         except moejit.DeviceError as failed:
-            os._exit(0 if str(failed).startswith("kernel: it was made before fork()") else 3)
+            os._exit(0 if failed.message.startswith("kernel: it was made before fork()") else 3)
         except BaseException as failed:
             os.write(2, f"{type(failed).__name__}: {failed}\n".encode())
             os._exit(4)
