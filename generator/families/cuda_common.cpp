@@ -64,7 +64,8 @@ int plan_blocks(const Target& target) {
 }
 
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                         const std::vector<WorkspaceRegion>& workspace, const char* kernels) {
+                         const std::vector<WorkspaceRegion>& workspace, const char* kernels,
+                         bool plan_routes) {
   const bool sim = target.backend == BackendKind::kSim;
   const bool hopper = arch_number(target) == 90;
   KernelSource source;
@@ -76,6 +77,7 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
                            : (hopper ? "device/cuda_wgmma.h" : "device/cuda_sm80.h");
   source.text = emit_constants(config, schedule) + emit_workspace(workspace) +
                 "#define MOEJIT_PLAN_BLOCKS " + std::to_string(plan_blocks(target)) + "\n" +
+                "#define MOEJIT_PLAN_ROUTES " + (plan_routes ? "1" : "0") + "\n" +
                 expand_templates({device, kernels});
   return source;
 }
@@ -91,13 +93,15 @@ Entry route_entry(const MoeConfig& config) {
   return entry;
 }
 
-Entry plan_entry(const Target& target) {
+Entry plan_entry(const MoeConfig& config, const Target& target, bool routes) {
   Entry entry;
   entry.name = "moe_plan";
   entry.grid = {.fixed = plan_blocks(target)};
   entry.cluster = plan_blocks(target);
   entry.threads = 1024;
   entry.shared_bytes = 1024 * 4 + 32 * 8;
+  if (routes && config.router.n_group > 1)  // the scratch of 32 warps that route
+    entry.shared_bytes += 32 * (config.num_experts + config.router.n_group) * 4;
   entry.dependent_launch = true;
   return entry;
 }
@@ -114,10 +118,10 @@ Entry combine_entry(const MoeConfig& config) {
   return entry;
 }
 
-std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows) {
+std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows, bool routes) {
   const int64_t experts = config.total_experts();
   return {
-      {.name = "counts", .fixed_bytes = 4 * (experts + 4)},
+      {.name = "counts", .fixed_bytes = 4 * (experts + (routes ? 7 : 4))},
       {.name = "rows", .bytes_per_token = 4 * slots(config)},
       {.name = "tiles",
        .fixed_bytes = 16 * experts,

@@ -29,14 +29,17 @@ int64_t shared_per_unit(const Target& target);
 
 // Constants, workspace table, primitives and `kernels` (a path under templates/).
 KernelSource make_source(const MoeConfig& config, const Target& target, const Schedule& schedule,
-                         const std::vector<WorkspaceRegion>& workspace, const char* kernels);
+                         const std::vector<WorkspaceRegion>& workspace, const char* kernels,
+                         bool plan_routes = false);
 
 Entry route_entry(const MoeConfig& config);
-Entry plan_entry(const Target& target);
+// `routes`: it is the router, too.
+Entry plan_entry(const MoeConfig& config, const Target& target, bool routes = false);
 Entry combine_entry(const MoeConfig& config);
 
 // The regions of plan.h for tiles of `tile_rows` rows: counts, rows, tiles.
-std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows);
+std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows,
+                                          bool routes = false);
 
 // Share of the units kept busy by `items` equal pieces of work.
 double wave_share(double items, double units);

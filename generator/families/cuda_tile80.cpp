@@ -113,7 +113,7 @@ class TileFamily : public Family {
     entry.shared_bytes = static_cast<int32_t>(shared_bytes(schedule));
     entry.dependent_launch = true;
     source.entries.push_back(gpu::route_entry(config));
-    source.entries.push_back(gpu::plan_entry(target));
+    source.entries.push_back(gpu::plan_entry(config, target));
     entry.name = prefix + "_gate_up";
     source.entries.push_back(entry);
     entry.name = prefix + "_down";

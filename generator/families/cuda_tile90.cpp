@@ -35,7 +35,7 @@ int64_t l2_class(const Target& target) {
 // stages, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
   const int staged = s.at("tile_m") < 64 || in_turns(s) ? 1024 : 2048;
-  return s.at("stages") * (stage_bytes(s) + 32) + 32 + int64_t{consumers(s)} * 4 * staged + 1024;
+  return s.at("stages") * (stage_bytes(s) + 32) + 40 + int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
@@ -65,7 +65,11 @@ class CudaTile90 : public Family {
         {"blocks", {1, 2}, "resident blocks of a unit"},
         {"cluster", {1, 2}, "blocks that bring their weights together, a half each"},
         {"split", {1, 2, 4}, "ranges of the reduction of the second product"},
-        {"partial", {16, 32}, "bits of a partial result on its way to the combine"},
+        {"partial", {16, 32}, "bits of a partial result on its way to the sum"},
+        {"launches",
+         {5, 3},
+         "of a layer: router, plan, two products, combine; three: the plan routes, the second "
+         "product adds up"},
     };
   }
 
@@ -126,6 +130,14 @@ class CudaTile90 : public Family {
   static std::optional<std::string> why_not_cut(const MoeConfig& config, const Target& target,
                                                 const Schedule& schedule) {
     const int split = schedule.at("split");
+    if (schedule.at("launches") == 3) {
+      if (schedule.at("swap") != 2 || schedule.at("tile_m") > 64)
+        return gpu::refuse(schedule, "launches", "the layers of few rows alone gain by it");
+      if (schedule.at("cluster") > 1 || split > 1)
+        return gpu::refuse(schedule, "launches", "only single blocks with whole sums add up");
+      if (gpu::slots(config) > 32)
+        return gpu::refuse(schedule, "launches", "a token's slots are bits of a word");
+    }
     const int large = schedule.at("swap") > 0 ? 64 : 128;  // rows of a tile of many-row experts
     if (schedule.at("cluster") > 1 &&
         (schedule.at("tile_m") < large || schedule.at("tile_n") < 256))
@@ -163,10 +175,11 @@ class CudaTile90 : public Family {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
     // Swapped tiles of 160 rows pad least and are the best or near it from 64 to 512 rows; above,
     // straight ones draw less power. A hot H200 measured both. With fewer rows weights are read a
-    // little faster in narrow tiles.
+    // little faster in narrow tiles. Up to 128 tokens three launches take no longer than five.
     const bool large = rows >= 48;
     const bool straight = config.transposed || rows >= 1024;
     const int tile_m = !large ? 64 : straight ? 128 : 160;
+    const bool three = !large && !straight && tokens <= 128 && gpu::slots(config) <= 32;
     Schedule schedule{.family = name(),
                       .params = {{"swap", straight ? 0 : 2},
                                  {"tile_m", tile_m},
@@ -175,7 +188,8 @@ class CudaTile90 : public Family {
                                  {"blocks", 1},
                                  {"cluster", straight && !config.transposed ? 2 : 1},
                                  {"split", 1},
-                                 {"partial", large && config.dtype == DType::kBF16 ? 16 : 32}}};
+                                 {"partial", large && config.dtype == DType::kBF16 ? 16 : 32},
+                                 {"launches", three ? 3 : 5}}};
     for (int stages : {8, 7, 6, 5, 4, 3}) {
       schedule.params["stages"] = stages;
       if (!why_not(config, target, schedule)) break;
@@ -261,20 +275,27 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   gate_up.streaming = box_rate * gpu::streaming_share(tiles * n13, in_flight, target);
   down.streaming = box_rate * gpu::streaming_share(tiles * n2 * split, in_flight, target);
   gate_up.exposed = down.exposed = 0.2;  // fitted, an H200
-  return {gpu::plan_work(config, tokens), gate_up, down,
-          gpu::combine_work(config, tokens, y_bytes)};
+  PhaseWork plan = gpu::plan_work(config, tokens),
+            sums = gpu::combine_work(config, tokens, y_bytes);
+  if (schedule.at("launches") == 3) {  // its 256 warps route a token each at a time
+    plan.latency_s += 1.5e-6 * tokens / 256;
+    sums.parallel = 0.45;  // the meeting takes a launch's time, the fewer threads read slower
+  }
+  return {plan, gate_up, down, sums};
 }
 
 KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
                               const Schedule& schedule) const {
   const int64_t slots = gpu::slots(config);
-  std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"));
+  const bool three = schedule.at("launches") == 3;
+  std::vector<WorkspaceRegion> workspace = gpu::plan_regions(config, schedule.at("tile_m"), three);
   workspace.push_back(
       {.name = "h", .bytes_per_token = slots * config.intermediate_size * size_of(config.dtype)});
   workspace.push_back({.name = "y",
                        .bytes_per_token = slots * schedule.at("split") * config.hidden_size *
                                           (schedule.at("partial") / 8)});
-  KernelSource source = gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h");
+  KernelSource source =
+      gpu::make_source(config, target, schedule, workspace, "kernels/tile90.h", three);
   source.text = emit_cache(l2_class(target)) + source.text;
 
   const int64_t h = config.hidden_size, i = config.intermediate_size,
@@ -315,15 +336,15 @@ KernelSource CudaTile90::emit(const MoeConfig& config, const Target& target,
   entry.dependent_launch = true;
   entry.tensor_maps = true;
   entry.cluster = schedule.at("cluster");
-  source.entries.push_back(gpu::route_entry(config));
-  source.entries.push_back(gpu::plan_entry(target));
+  if (!three) source.entries.push_back(gpu::route_entry(config));
+  source.entries.push_back(gpu::plan_entry(config, target, three));
   entry.name = "moe_tile90_gate_up";
   source.entries.push_back(entry);
   entry.name = "moe_tile90_down";
   source.entries.push_back(entry);
   Entry combine = gpu::combine_entry(config);
   combine.grid.per_token_num = config.hidden_size / (schedule.at("partial") == 16 ? 8 : 4);
-  source.entries.push_back(combine);
+  if (!three) source.entries.push_back(combine);
   return source;
 }
 

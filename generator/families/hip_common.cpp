@@ -93,7 +93,7 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
                      : "namespace moejit_cfg {\nconstexpr int kSched_raster = 1;\n}\n") +
                 emit_workspace(workspace) +
                 emit_cache(0) +  // there is no instruction to discard what is kept
-                "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_DIES " + std::to_string(dies) + "\n" +
+                "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_PLAN_ROUTES 0\n#define MOEJIT_DIES " + std::to_string(dies) + "\n" +
                 (sim && wide ? "#define MOEJIT_FLUSH_HALF " +
                                    std::string(target.arch == "gfx90a" ? "1" : "0") + "\n"
                              : "") +
@@ -118,7 +118,7 @@ KernelSource make_layer(const MoeConfig& config, const Target& target, const Sch
   entry.threads = threads;
   entry.shared_bytes = static_cast<int32_t>(lds_bytes);
   source.entries.push_back(gpu::route_entry(config));
-  source.entries.push_back(gpu::plan_entry(target));
+  source.entries.push_back(gpu::plan_entry(config, target));
   entry.name = prefix + "_gate_up";
   source.entries.push_back(entry);
   if (split.gate_up > 1) {

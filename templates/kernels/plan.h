@@ -1,9 +1,12 @@
 // Entry `moe_plan`: the work list of the tile kernels, made on the device by one block, or by one
 // cluster of MOEJIT_PLAN_BLOCKS blocks that each count and place a part of the slots. Rows are the
 // slots of this process, sorted by expert; a tile is up to kPlanTile rows of one expert.
+//
+// Where MOEJIT_PLAN_ROUTES, a layer takes three launches: the plan is the router, too, and down
+// adds up (tile90_sums.h).
 #pragma once
 
-#include "kernels/common.h"
+#include "kernels/route.h"
 
 namespace moe {
 
@@ -16,6 +19,7 @@ constexpr int kPlanTile = kSched_tile_m;
 // rows: slot of each row. tiles: {expert and padding, first tile of the expert, its tiles, its
 // first row}, so that one load says all of a tile.
 constexpr int kPlanTickets = kExperts + 2;
+constexpr int kPlanCleared = MOEJIT_PLAN_ROUTES ? 5 : 2;  // words from there on
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
   return reinterpret_cast<const i32*>(region(a, kRegion_counts));
 }
@@ -54,6 +58,35 @@ MOEJIT_DEVICE void for_each_id(const MoeArgs& a, Visit visit) {
   }
 }
 
+// The same for tokens that this launch routes, a warp for each; the first pass routes them.
+// `scratch`: as in route_token, of this warp.
+template <bool kFirst, typename Visit>
+MOEJIT_DEVICE void for_each_routed(const MoeArgs& a, u32 scratch, Visit visit) {
+  constexpr int kWarps = MOEJIT_PLAN_BLOCKS * kPlanThreads / 32;
+  const int lane = static_cast<int>(lane_id());
+  MOEJIT_NO_UNROLL
+  for (i64 token = warp_id() * MOEJIT_PLAN_BLOCKS + block_id(); token < a.num_tokens;
+       token += kWarps) {
+    i32 id = -1;
+    if constexpr (kFirst) {
+      const Choice choice = route_token(a, token, scratch, [](i32) {});
+      store_choice(a, token, choice);
+      id = choice.id;
+    } else if (lane < kTopK) {
+      id = ldg_i32(a.topk_ids + token * kTopK + lane);  // which this thread wrote
+    }
+    if (lane < kTopK) visit(token * kTopK + lane, id);
+  }
+}
+template <bool kFirst, typename Visit>
+MOEJIT_DEVICE void for_each_choice(const MoeArgs& a, u32 scratch, Visit visit) {
+  if (MOEJIT_PLAN_ROUTES && a.routed != 0) {
+    for_each_routed<kFirst>(a, scratch, visit);
+  } else {
+    for_each_id(a, visit);
+  }
+}
+
 }  // namespace moe
 
 MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
@@ -64,13 +97,14 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   const int thread = static_cast<int>(thread_id());
   const u32 cursor = shared_base();  // [kPlanThreads] rows, then the next free row, of each expert
   const u32 sums = cursor + kPlanThreads * 4;  // [32] u32x2 totals of the warps
+  const u32 scratch = sums + 32 * 8 + warp_id() * ((kNumExperts + kNGroup) * 4);
   i32* counts = reinterpret_cast<i32*>(region(a, kRegion_counts));
   i32* rows = reinterpret_cast<i32*>(region(a, kRegion_rows));
   u32x4* tiles = reinterpret_cast<u32x4*>(region(a, kRegion_tiles));
 
   sts_u32(cursor + thread * 4, 0);
   block_sync();
-  for_each_id(a, [&](i64, i32 id) { atomic_add_shared(cursor + id * 4, 1); });
+  for_each_choice<true>(a, scratch, [&](i64, i32 id) { atomic_add_shared(cursor + id * 4, 1); });
   block_sync();
   // Rows of expert `thread`: of all blocks, and of the blocks before this one.
   u32 mine = 0, before = 0;
@@ -114,8 +148,9 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
     if (thread == kExperts - 1) {
       stg_i32(counts, static_cast<i32>(tile_end));
       stg_i32(counts + 1 + kExperts, static_cast<i32>(row_end));
-      stg_i32(counts + kPlanTickets, 0);
-      stg_i32(counts + kPlanTickets + 1, 0);
+    }
+    if (thread < kPlanCleared) {
+      stg_i32(counts + kPlanTickets + thread, 0);
     }
     const u32 entry = static_cast<u32>(thread) | (my_tiles * kPlanTile - mine) << 16;
     for (u32 t = 0; t < my_tiles; ++t) {
@@ -126,7 +161,7 @@ MOEJIT_KERNEL(moe_plan, moe::kPlanThreads, 1)(moejit_abi::MoeArgs a) {
   sts_u32(cursor + thread * 4, first_row + before);
   block_sync();
   // The order of the rows of an expert is left to chance: no result depends on it.
-  for_each_id(a, [&](i64 i, i32 id) {
+  for_each_choice<false>(a, scratch, [&](i64 i, i32 id) {
     const u32 row = atomic_add_shared(cursor + id * 4, 1);
     const i64 token = i / kTopK;
     stg_i32(rows + row, static_cast<i32>(token * kSlots + (i - token * kTopK)));

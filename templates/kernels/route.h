@@ -220,6 +220,7 @@ MOEJIT_DEVICE void store_choice(const MoeArgs& a, i64 token, Choice choice) {
 
 }  // namespace moe
 
+#if MOEJIT_PLAN_ROUTES == 0
 MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
   using namespace moe;
   grid_launch_dependents();
@@ -228,3 +229,4 @@ MOEJIT_KERNEL(moe_route, moe::kRouteWarps * 32, 1)(moejit_abi::MoeArgs a) {
   const u32 scratch = shared_base() + warp_id() * ((kNumExperts + kNGroup) * 4);
   store_choice(a, token, route_token(a, token, scratch, [](i32) {}));
 }
+#endif

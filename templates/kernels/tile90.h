@@ -92,6 +92,8 @@ MOEJIT_KERNEL_MAPS(moe_tile90_down, moe::kThreads90, moejit_cfg::kSched_blocks)
   moe::tile90<false>(a, maps);
 }
 
+#if MOEJIT_PLAN_ROUTES == 0
 MOEJIT_KERNEL(moe_combine, moe::kCombineThreads, 1)(moejit_abi::MoeArgs a) {
   moe::combine<moe::kParts, moe::kPartial16>(a);
 }
+#endif

@@ -2,7 +2,7 @@
 // weights, which rows of x and h come into the ring (tile90_ring.h), when, and for whom.
 #pragma once
 
-#include "kernels/tile90_ring.h"
+#include "kernels/tile90_sums.h"
 
 namespace moe {
 
@@ -119,6 +119,7 @@ constexpr int kAskAhead = 8, kLookAhead = 4;
 MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   if (thread_id() != 0) return;
   constexpr int kTogether = kBatch<false>;
+  if constexpr (kThree) count_started(a);
   const u64 once = policy_evict_first(), again = policy_evict_normal();
   Items items(ldg_i32(plan_counts(a)) * Cut<false>::kPerTile);
   NextItem coming = next_item<false>(a, items);
@@ -344,6 +345,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
         consume(warpgroup - 1, tile, tile.blocks<kGateUp>(), ring);
       }
     }
+    if constexpr (!kGateUp && kThree) add_up(a, s.sums);
   }
   // The other block may still send weights here, or wait for this one's consumers.
   if constexpr (kCluster > 1) {

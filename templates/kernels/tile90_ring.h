@@ -45,6 +45,7 @@ struct Shared90 {
   u32 tiles;  // [kStages90] u32x4: the tile that begins with the stage
   u32 turn;   // [2] barriers, one for each warpgroup, where they take turns
   u32 next;   // [2] u32: the items that the producer takes next, in turn
+  u32 sums;   // [2] u32: the tickets of sums (tile90_sums.h), in turn
 };
 MOEJIT_DEVICE Shared90 shared90() {
   Shared90 s;
@@ -55,6 +56,7 @@ MOEJIT_DEVICE Shared90 shared90() {
   s.tiles = s.empty + kStages90 * 8;
   s.turn = s.tiles + kStages90 * 16;
   s.next = s.turn + 16;
+  s.sums = s.next + 8;
   return s;
 }
 

@@ -131,12 +131,24 @@ TEST_P(SimKeep, WhatFitsIsDiscarded) {
   EXPECT_EQ(large_h, h > y * 4 / 3) << "only a large h is too large where y has room for it";
 }
 
-const std::map<std::string, int32_t> kNarrow = {{"swap", 2},   {"tile_m", 64}, {"tile_n", 128},
-                                                {"stages", 8}, {"blocks", 1},  {"cluster", 1},
-                                                {"split", 1},  {"partial", 16}};
+const std::map<std::string, int32_t> kNarrow = {{"swap", 2},   {"tile_m", 64},  {"tile_n", 128},
+                                                {"stages", 8}, {"blocks", 1},   {"cluster", 1},
+                                                {"split", 1},  {"partial", 16}, {"launches", 5}};
 
 const Form kForms[] = {
     {.name = "Swapped", .family = "cuda_tile90", .arch = "sm_90a", .params = kNarrow},
+    {.name = "ThreeLaunches",  // where down discards
+     .family = "cuda_tile90",
+     .arch = "sm_90a",
+     .params = {{"swap", 2},
+                {"tile_m", 64},
+                {"tile_n", 256},
+                {"stages", 5},
+                {"blocks", 1},
+                {"cluster", 1},
+                {"split", 1},
+                {"partial", 32},
+                {"launches", 3}}},
     {.name = "LargeH",  // so that the size of h decides
      .family = "cuda_tile90",
      .arch = "sm_90a",
@@ -154,7 +166,8 @@ const Form kForms[] = {
                 {"blocks", 1},
                 {"cluster", 1},
                 {"split", 2},
-                {"partial", 32}}},
+                {"partial", 32},
+                {"launches", 5}}},
     {.name = "Shared",
      .family = "cuda_tile90",
      .arch = "sm_90a",
@@ -165,7 +178,8 @@ const Form kForms[] = {
                 {"blocks", 1},
                 {"cluster", 1},
                 {"split", 1},
-                {"partial", 32}},
+                {"partial", 32},
+                {"launches", 5}},
      .num_shared_experts = 1},
 };
 

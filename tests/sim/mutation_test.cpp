@@ -137,14 +137,14 @@ TEST(SimMutation, Tile90) {
   // Each form of the kernels is found by schedules that have it; the text is the same.
   const std::vector<Mutant> swapped =
       run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 100, 120,
-                  {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
-  const std::vector<Mutant> straight =
-      run_mutants(layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 100, 120,
-                  {{"swap", 0}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}}, swapped);
+                  {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}, {"launches", 5}});
+  const std::vector<Mutant> straight = run_mutants(
+      layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 100, 120,
+      {{"swap", 0}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}, {"launches", 5}}, swapped);
   // Tiles in turns go twice around the ring, which it takes to miss a turn.
-  const std::vector<Mutant> mutants =
-      run_mutants(layer(776, 392), "sm_90a", "cuda_tile90", kHopper, 100, 140,
-                  {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}}, straight);
+  const std::vector<Mutant> mutants = run_mutants(
+      layer(776, 392), "sm_90a", "cuda_tile90", kHopper, 100, 140,
+      {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}, {"launches", 5}}, straight);
   ASSERT_EQ(mutants.size(), swapped.size());
   expect_found(mutants, 8);
 }
@@ -167,11 +167,11 @@ TEST(SimMutation, Tile90Cluster) {
 TEST(SimMutation, Tile90Tickets) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
-  const std::vector<Mutant> mutants =
-      run_mutants(layer(136, 392), "sm_90a", "cuda_tile90",
-                  {"stg_i32(counts + kPlanTickets", "bar_sync(kProducerBarrier", "next ^= 4u"}, 100,
-                  140, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
-  EXPECT_EQ(mutants.size(), 4);
+  const std::vector<Mutant> mutants = run_mutants(
+      layer(136, 392), "sm_90a", "cuda_tile90",
+      {"stg_i32(counts + kPlanTickets", "bar_sync(kProducerBarrier", "next ^= 4u"}, 100, 140,
+      {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}, {"launches", 5}});
+  EXPECT_EQ(mutants.size(), 3);
   expect_found(mutants, 10);
 }
 
@@ -181,7 +181,7 @@ TEST(SimMutation, Tile90Pairs) {
   if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
   const std::vector<Mutant> mutants = run_mutants(
       layer(1544, 72), "sm_90a", "cuda_tile90", {"mbar_wait(s.empty", "at.next()", "ring.next()"},
-      30, 40, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}});
+      30, 40, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 128}, {"stages", 8}, {"launches", 5}});
   EXPECT_EQ(mutants.size(), 11);
   expect_found(mutants, 8);
 }
@@ -193,9 +193,23 @@ TEST(SimMutation, Tile90Turns) {
   const std::vector<Mutant> mutants =
       run_mutants(layer(776, 392), "sm_90a", "cuda_tile90",
                   {"mbar_wait(s.turn", "mbar_arrive(s.turn", "pass_turn(", "ring.skip<"}, 100, 140,
-                  {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}});
+                  {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}, {"launches", 5}});
   EXPECT_EQ(mutants.size(), 6);
   expect_found(mutants, 10);
+}
+
+// What orders the sums of a layer in three launches. The combine, which has a warp_sync too, is not
+// called.
+TEST(SimMutation, Tile90Launches) {
+  if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
+  if (settings().sim_checks == "fast") GTEST_SKIP() << "MOEJIT_SIM_CHECKS is fast";
+  const std::vector<Mutant> mutants = run_mutants(
+      layer(576, 72), "sm_90a", "cuda_tile90",
+      {"wait_for_tiles(", "bar_sync(kAddBarrier", "warp_sync();  // a line is read by eight",
+       "stg_i32(counts + kPlanTickets"},
+      20, 33, {{"swap", 2}, {"tile_m", 64}, {"tile_n", 256}, {"stages", 5}, {"launches", 3}});
+  EXPECT_EQ(mutants.size(), 6);
+  expect_found(mutants, 8);
 }
 
 TEST(SimMutation, Stream) {

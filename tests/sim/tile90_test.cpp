@@ -43,7 +43,8 @@ Schedule schedule_of(const Form& form) {
                                {"blocks", 1},
                                {"cluster", 1},
                                {"split", 1},
-                               {"partial", 32}}};
+                               {"partial", 32},
+                               {"launches", 5}}};
   for (const auto& [name, value] : form.params) schedule.params[name] = value;
   return schedule;
 }
