@@ -179,6 +179,8 @@ class CudaTile90 : public Family {
     const bool large = rows >= 48;
     const bool straight = config.transposed || rows >= 1024;
     const int tile_m = !large ? 64 : straight ? 128 : 160;
+    // Partial results of 16 bits pay from 64 tokens on: half a percent at 128.
+    const bool narrow_sums = (large || tokens > 32) && config.dtype == DType::kBF16;
     const bool three = !large && !straight && tokens <= 128 && gpu::slots(config) <= 32;
     Schedule schedule{.family = name(),
                       .params = {{"swap", straight ? 0 : 2},
@@ -188,7 +190,7 @@ class CudaTile90 : public Family {
                                  {"blocks", 1},
                                  {"cluster", straight && !config.transposed ? 2 : 1},
                                  {"split", 1},
-                                 {"partial", large && config.dtype == DType::kBF16 ? 16 : 32},
+                                 {"partial", narrow_sums ? 16 : 32},
                                  {"launches", three ? 3 : 5}}};
     for (int stages : {8, 7, 6, 5, 4, 3}) {
       schedule.params["stages"] = stages;
