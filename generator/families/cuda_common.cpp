@@ -100,7 +100,7 @@ Entry plan_entry(const MoeConfig& config, const Target& target, bool routes) {
   entry.cluster = plan_blocks(target);
   entry.threads = 1024;
   entry.shared_bytes = 1024 * 4 + 32 * 8;
-  if (routes && config.router.n_group > 1)  // the scratch of 32 warps that route
+  if (routes && config.router.topk_group < config.router.n_group)  // scratch of 32 warps
     entry.shared_bytes += 32 * (config.num_experts + config.router.n_group) * 4;
   entry.dependent_launch = true;
   return entry;
@@ -118,10 +118,14 @@ Entry combine_entry(const MoeConfig& config) {
   return entry;
 }
 
+int64_t plan_words(bool routes) {
+  return routes ? 5 : 2;  // kPlanCleared
+}
+
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows, bool routes) {
   const int64_t experts = config.total_experts();
   return {
-      {.name = "counts", .fixed_bytes = 4 * (experts + (routes ? 7 : 4))},
+      {.name = "counts", .fixed_bytes = 4 * (experts + 2 + plan_words(routes))},
       {.name = "rows", .bytes_per_token = 4 * slots(config)},
       {.name = "tiles",
        .fixed_bytes = 16 * experts,

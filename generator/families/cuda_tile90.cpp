@@ -1,6 +1,7 @@
 #include "generator/families/cuda_tile90.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "generator/emit.h"
 #include "generator/families/cuda_common.h"
@@ -31,12 +32,15 @@ int64_t l2_class(const Target& target) {
   return size + size / 2 <= target.l2_bytes ? size + size / 2 : size;
 }
 
-// Ring, its barriers and tiles, the barriers of turns and the next items, what each consumer warp
-// stages, and room to align the ring to 1024 bytes.
+// Ring, its barriers and tiles, the barriers of turns, the next items and sums, what each consumer
+// warp stages, and room to align the ring to 1024 bytes.
 int64_t shared_bytes(const Schedule& s) {
   const int staged = s.at("tile_m") < 64 || in_turns(s) ? 1024 : 2048;
-  return s.at("stages") * (stage_bytes(s) + 32) + 40 + int64_t{consumers(s)} * 4 * staged + 1024;
+  return s.at("stages") * (stage_bytes(s) + 32) + 32 + int64_t{consumers(s)} * 4 * staged + 1024;
 }
+
+// Experts that a warp of the plan routes within the 64 registers of its threads.
+constexpr int kMostRouted = 256;
 
 int64_t h_columns(const MoeConfig& config, const Schedule& s) {
   return config.gated ? s.at("tile_n") / 2 : s.at("tile_n");
@@ -126,6 +130,12 @@ class CudaTile90 : public Family {
     return std::nullopt;
   }
 
+  static std::optional<std::string> why_not_three(const MoeConfig& config) {
+    if (gpu::slots(config) > 32) return "a token's slots are bits of a word";
+    if (config.num_experts > kMostRouted) return "the plan's router has registers for 256 experts";
+    return std::nullopt;
+  }
+
   // Rules of the parameters that pay in one regime alone; they also keep the space small.
   static std::optional<std::string> why_not_cut(const MoeConfig& config, const Target& target,
                                                 const Schedule& schedule) {
@@ -135,8 +145,7 @@ class CudaTile90 : public Family {
         return gpu::refuse(schedule, "launches", "the layers of few rows alone gain by it");
       if (schedule.at("cluster") > 1 || split > 1)
         return gpu::refuse(schedule, "launches", "only single blocks with whole sums add up");
-      if (gpu::slots(config) > 32)
-        return gpu::refuse(schedule, "launches", "a token's slots are bits of a word");
+      if (auto reason = why_not_three(config)) return gpu::refuse(schedule, "launches", *reason);
     }
     const int large = schedule.at("swap") > 0 ? 64 : 128;  // rows of a tile of many-row experts
     if (schedule.at("cluster") > 1 &&
@@ -179,9 +188,9 @@ class CudaTile90 : public Family {
     const bool large = rows >= 48;
     const bool straight = config.transposed || rows >= 1024;
     const int tile_m = !large ? 64 : straight ? 128 : 160;
-    // Partial results of 16 bits pay from 64 tokens on: half a percent at 128.
-    const bool narrow_sums = (large || tokens > 32) && config.dtype == DType::kBF16;
-    const bool three = !large && !straight && tokens <= 128 && gpu::slots(config) <= 32;
+    // Partial results of 16 bits take half a percent less at 128 tokens.
+    const bool narrow_sums = (large || (tokens > 32 && !straight)) && config.dtype == DType::kBF16;
+    const bool three = !large && !straight && tokens <= 128 && !why_not_three(config);
     Schedule schedule{.family = name(),
                       .params = {{"swap", straight ? 0 : 2},
                                  {"tile_m", tile_m},
@@ -279,8 +288,9 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   gate_up.exposed = down.exposed = 0.2;  // fitted, an H200
   PhaseWork plan = gpu::plan_work(config, tokens),
             sums = gpu::combine_work(config, tokens, y_bytes);
-  if (schedule.at("launches") == 3) {  // its 256 warps route a token each at a time
-    plan.latency_s += 1.5e-6 * tokens / 256;
+  if (schedule.at("launches") == 3) {
+    // Its 256 warps route a token each at a time; the first round takes the router's own time.
+    plan.latency_s += 1.5e-6 * std::max(0.0, std::ceil(tokens / 256) - 1);
     sums.parallel = 0.45;  // the meeting takes a launch's time, the fewer threads read slower
   }
   return {plan, gate_up, down, sums};

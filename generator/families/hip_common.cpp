@@ -93,7 +93,8 @@ KernelSource make_source(const MoeConfig& config, const Target& target, const Sc
                      : "namespace moejit_cfg {\nconstexpr int kSched_raster = 1;\n}\n") +
                 emit_workspace(workspace) +
                 emit_cache(0) +  // there is no instruction to discard what is kept
-                "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_PLAN_ROUTES 0\n#define MOEJIT_DIES " + std::to_string(dies) + "\n" +
+                "#define MOEJIT_PLAN_BLOCKS 1\n#define MOEJIT_PLAN_ROUTES 0\n#define MOEJIT_DIES " +
+                std::to_string(dies) + "\n" +
                 (sim && wide ? "#define MOEJIT_FLUSH_HALF " +
                                    std::string(target.arch == "gfx90a" ? "1" : "0") + "\n"
                              : "") +

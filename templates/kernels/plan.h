@@ -15,11 +15,13 @@ constexpr int kPlanBatch = 8;  // ids that a thread has under way at a time
 constexpr int kPlanTile = kSched_tile_m;
 
 // Regions. counts: [0] number of tiles, [1 + e] rows before expert e, [1 + kExperts] all rows,
-// [kPlanTickets] and behind it the tickets that blocks took of gate+up and of down (tile90_walk.h).
+// [kPlanTickets] and behind it the tickets that blocks took of gate+up and of down (tile90_walk.h),
+// then, where the plan routes, the words of sums (tile90_sums.h).
 // rows: slot of each row. tiles: {expert and padding, first tile of the expert, its tiles, its
 // first row}, so that one load says all of a tile.
 constexpr int kPlanTickets = kExperts + 2;
-constexpr int kPlanCleared = MOEJIT_PLAN_ROUTES ? 5 : 2;  // words from there on
+constexpr bool kPlanRoutes = MOEJIT_PLAN_ROUTES == 1;
+constexpr int kPlanCleared = kPlanRoutes ? 5 : 2;  // words from there on, plan_words()
 MOEJIT_DEVICE const i32* plan_counts(const MoeArgs& a) {
   return reinterpret_cast<const i32*>(region(a, kRegion_counts));
 }
@@ -80,11 +82,13 @@ MOEJIT_DEVICE void for_each_routed(const MoeArgs& a, u32 scratch, Visit visit) {
 }
 template <bool kFirst, typename Visit>
 MOEJIT_DEVICE void for_each_choice(const MoeArgs& a, u32 scratch, Visit visit) {
-  if (MOEJIT_PLAN_ROUTES && a.routed != 0) {
-    for_each_routed<kFirst>(a, scratch, visit);
-  } else {
-    for_each_id(a, visit);
+  if constexpr (kPlanRoutes) {
+    if (a.routed != 0) {
+      for_each_routed<kFirst>(a, scratch, visit);
+      return;
+    }
   }
+  for_each_id(a, visit);
 }
 
 }  // namespace moe

@@ -304,7 +304,8 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     block_sync();
   }
   if constexpr (kGateUp) grid_wait();  // down waits in its producer
-  grid_launch_dependents();
+  // Nothing of the layer follows a down that adds up, and others are not to start before `out` is.
+  if constexpr (kGateUp || !kThree) grid_launch_dependents();
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
     if constexpr (kMovesRegisters) reg_dec<56>();

@@ -1,10 +1,10 @@
 // The second half of down where a layer takes three launches (schedule parameter `launches`): the
-// blocks that are done with their tiles add up the partial results, which are dealt by ticket. A
-// combine that is launched early waits in place and is as fast; with more than 256 tokens faster.
+// blocks that are done with their tiles add up the partial results, which are dealt by ticket. Up
+// to 256 tokens that is as fast as a combine (docs/performance_gpu.md, step 39).
 //
 // A ticket means waiting until all tiles are done. So a block takes one only when every block has
-// started: tiles wait for nobody, and the wait ends whatever else runs on the device. Otherwise it
-// leaves, and the block that finishes last, which need not wait, takes all tickets that are left.
+// started: tiles wait for nobody, and the wait ends whatever else runs on the device. A block that
+// finds others missing leaves; the one that starts last finds all of them, and takes what is left.
 #pragma once
 
 #include "kernels/tile90_ring.h"
@@ -12,6 +12,7 @@
 namespace moe {
 
 static_assert(!kThree || (kFewRows && kParts == 1 && kCluster == 1 && kSlots <= 32));
+static_assert(kThree == kPlanRoutes);
 constexpr int kAdders = 128 * kConsumers;  // threads of a block
 constexpr u32 kAddBarrier = kProducerBarrier + 1 + kConsumers;
 constexpr int kVectorsAtOnce = 2;  // of a thread
@@ -20,17 +21,20 @@ constexpr int kLinesOfTicket = kAdders * 8;
 
 // Words that the plan clears behind the tickets of tiles: blocks that have started and finished,
 // tickets of sums.
-enum SumWord { kStarted, kFinished, kSums };
+enum SumWord { kStarted, kFinished, kSums, kSumWords };
+static_assert(!kThree || kPlanCleared == 2 + kSumWords);
 MOEJIT_DEVICE u32* sum_word(const MoeArgs& a, SumWord word) {
   return reinterpret_cast<u32*>(region(a, kRegion_counts)) + kPlanTickets + 2 + word;
 }
-// One thread each: before the block's tiles; the next ticket; until all tiles are done.
+// Before the block's tiles; one thread.
 MOEJIT_DEVICE void count_started(const MoeArgs& a) {
   atomic_add_global(sum_word(a, kStarted), 1);
 }
+// The next ticket; one thread.
 MOEJIT_DEVICE u32 take_sum(const MoeArgs& a) {
   return atomic_add_global(sum_word(a, kSums), 1);
 }
+// Until all tiles are done; one thread.
 MOEJIT_DEVICE void wait_for_tiles(const MoeArgs& a) {
   while (ld_acquire(sum_word(a, kFinished)) != block_count()) {
   }
@@ -40,8 +44,10 @@ MOEJIT_DEVICE void wait_for_tiles(const MoeArgs& a) {
 MOEJIT_DEVICE u32 slots_of(const MoeArgs& a, i64 token) {
   u32 slots = 0;
   MOEJIT_UNROLL
-  for (int j = 0; j < kSlots; ++j)
-    slots |= (slot_expert(a, token * kSlots + j) >= 0 ? 1u : 0u) << j;
+  for (int j = 0; j < kSlots; ++j) {
+    const i32 id = j < kTopK ? ldg_i32(a.topk_ids + token * kTopK + j) : 0;
+    slots |= (id >= 0 && id < kNumExperts ? 1u : 0u) << j;
+  }
   return slots;
 }
 
@@ -124,11 +130,8 @@ MOEJIT_DEVICE void add_up(const MoeArgs& a, u32 tickets) {
   if (leads && ld_acquire(sum_word(a, kStarted)) == block_count()) next = take_sum(a);
   bar_sync(kAddBarrier, kAdders);
   if (leads) {
-    const bool last = atomic_add_acq_rel(sum_word(a, kFinished), 1) == block_count() - 1;
-    if (last && next == all) {
-      next = take_sum(a);
-    }
-    if (!last && next < all) {
+    atomic_add_acq_rel(sum_word(a, kFinished), 1);
+    if (next < all) {
       wait_for_tiles(a);
     }
   }

@@ -1,5 +1,6 @@
-// Results that stay in the L2 cache until the combine discards them (templates/kernels/keep.h):
-// which, by the size of the cache and of the layer, and that the layer is right either way.
+// Results that stay in the L2 cache until the combine, or down, discards them
+// (templates/kernels/keep.h): which, by the size of the cache and of the layer, and that the layer
+// is right either way.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -190,25 +191,27 @@ INSTANTIATE_TEST_SUITE_P(Forms, SimKeep, testing::ValuesIn(kForms),
 // skips are not asked for.
 TEST(SimKeepTokens, UpToTheLimit) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
-  Form form = kForms[0];
-  form.hidden = 512;                                      // 1 KiB of y a row
-  const KernelSource source = source_of(form, 40 << 10);  // counted as 32 KiB: y of 24 tokens
-  const SimKernel kernel(form.arch, source);
-  ASSERT_EQ(kernel.error(), "");
-  for (const int64_t tokens : {24, 25}) {
-    for (const RoutingKind routing : {RoutingKind::kUniform, RoutingKind::kSentinels}) {
-      Problem problem =
-          make_problem(config_of(form), {.tokens = tokens, .seed = 13, .routing = routing});
-      int64_t rows = 0;
-      for (int64_t i = 0; i < tokens * 2; ++i)
-        rows += problem.ids.as<int>()[i] >= 0 && problem.ids.as<int>()[i] < 4;
-      EXPECT_EQ(rows < tokens * 2, routing == RoutingKind::kSentinels);
-      moejit::internal::sim::take_counters();
-      ASSERT_EQ(kernel.run(&problem), "");
-      const int64_t discarded = moejit::internal::sim::take_counters().discarded_bytes;
-      EXPECT_LE(worst_row_error(problem.result(), problem.expected(), form.hidden),
-                tolerance(DType::kBF16));
-      EXPECT_EQ(discarded, tokens > 24 ? 0 : rows * 1024 * runs()) << rows << " rows";
+  for (Form form : {kForms[0], kForms[1]}) {
+    form.hidden = 512;  // 1 KiB of y a row
+    form.params["partial"] = 16;
+    const KernelSource source = source_of(form, 40 << 10);  // counted as 32 KiB: y of 24 tokens
+    const SimKernel kernel(form.arch, source);
+    ASSERT_EQ(kernel.error(), "");
+    for (const int64_t tokens : {24, 25}) {
+      for (const RoutingKind routing : {RoutingKind::kUniform, RoutingKind::kSentinels}) {
+        Problem problem =
+            make_problem(config_of(form), {.tokens = tokens, .seed = 13, .routing = routing});
+        int64_t rows = 0;
+        for (int64_t i = 0; i < tokens * 2; ++i)
+          rows += problem.ids.as<int>()[i] >= 0 && problem.ids.as<int>()[i] < 4;
+        EXPECT_EQ(rows < tokens * 2, routing == RoutingKind::kSentinels);
+        moejit::internal::sim::take_counters();
+        ASSERT_EQ(kernel.run(&problem), "");
+        const int64_t discarded = moejit::internal::sim::take_counters().discarded_bytes;
+        EXPECT_LE(worst_row_error(problem.result(), problem.expected(), form.hidden),
+                  tolerance(DType::kBF16));
+        EXPECT_EQ(discarded, tokens > 24 ? 0 : rows * 1024 * runs()) << rows << " rows";
+      }
     }
   }
 }

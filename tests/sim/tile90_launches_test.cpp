@@ -67,6 +67,8 @@ void expect_same(const SimKernel& three, const SimKernel& five, const Form& form
             tolerance(form.config.dtype))
       << to_string(routing);
   EXPECT_EQ(std::memcmp(one.out.data(), other.out.data(), one.out.size()), 0) << to_string(routing);
+  EXPECT_EQ(std::memcmp(one.ids.data(), other.ids.data(), one.ids.size()), 0);
+  EXPECT_EQ(std::memcmp(one.weights.data(), other.weights.data(), one.weights.size()), 0);
 }
 
 TEST_P(SimTile90Launches, ThreeAreFive) {
@@ -75,8 +77,8 @@ TEST_P(SimTile90Launches, ThreeAreFive) {
   ASSERT_EQ(source.entries.size(), 3);
   const SimKernel three("sm_90a", source), five("sm_90a", source_of(form, 5));
   ASSERT_EQ(three.error() + five.error(), "");
-  for (const RoutingKind routing :
-       {RoutingKind::kUniform, RoutingKind::kSentinels, RoutingKind::kFromLogits})
+  for (const RoutingKind routing : {RoutingKind::kUniform, RoutingKind::kSentinels,
+                                    RoutingKind::kNone, RoutingKind::kFromLogits})
     expect_same(three, five, form, routing);
 }
 
@@ -103,6 +105,7 @@ const Form kForms[] = {
     {"TwoBlocks", 9, rich(layer(8, 3, 200, 136)), {{"tile_m", 16}, {"stages", 5}, {"blocks", 2}}},
     // More slots than a thread has loads under way.
     {"ManySlots", 12, rich(layer(24, 9, 72, 72)), {{"tile_m", 16}}},
+    {"MostSlots", 3, layer(40, 32, 72, 16), {{"tile_m", 16}}},
     // More tokens than the plan has warps.
     {"ManyTokens", 260, layer(4, 1, 24, 16)},
 };
@@ -110,9 +113,9 @@ const Form kForms[] = {
 INSTANTIATE_TEST_SUITE_P(Forms, SimTile90Launches, testing::ValuesIn(kForms),
                          [](const auto& test) { return std::string(test.param.name); });
 
-// More blocks than can run at a time: those that finish before all have started leave, and the last
-// one adds up alone.
-TEST(SimTile90LaunchesLate, TheLastBlockAddsUp) {
+// More blocks than can run at a time: those that finish before all have started leave, and do not
+// wait for those that cannot start before.
+TEST(SimTile90LaunchesLate, EarlyBlocksLeave) {
   if (sim_archs().empty()) GTEST_SKIP() << "no compiler module";
   const Form& form = kForms[1];
   KernelSource source = source_of(form, 3);
@@ -137,13 +140,18 @@ TEST(SimTile90LaunchesRules, NameTheParameter) {
     EXPECT_NE(refused(config, params).find("launches = 3"), std::string::npos)
         << refused(config, params);
   }
-  EXPECT_NE(refused(layer(64, 32, 128, 1024), {}), "");
+  EXPECT_EQ(refused(layer(64, 32, 128, 1024), {}), "legal");
+  EXPECT_EQ(refused(layer(256, 8, 128, 1024), {}), "legal");
+  EXPECT_NE(refused(layer(257, 8, 128, 1024), {}).find("launches = 3"), std::string::npos);
   MoeConfig many = layer(64, 32, 128, 1024);
   many.num_shared_experts = 1;
   EXPECT_NE(refused(many, {}).find("launches = 3"), std::string::npos) << refused(many, {});
-  // Defaults follow the rule.
+  // Defaults follow the rules.
+  MoeConfig transposed = config;
+  transposed.transposed = true;
   for (const int64_t tokens : {1, 64, 128, 129, 4096}) {
-    for (const MoeConfig& of : {config, layer(64, 32, 128, 1024), many}) {
+    for (const MoeConfig& of :
+         {config, layer(64, 32, 128, 1024), many, layer(257, 8, 128, 1024), transposed}) {
       const Schedule usual = family->default_schedule(of, sim_target("sm_90a"), tokens);
       EXPECT_EQ(family->why_not(of, sim_target("sm_90a"), usual).value_or(""), "");
     }
