@@ -163,7 +163,7 @@ int run_limits(const Device& device, std::FILE* json) {
 }
 
 // Each entry of each schedule, behind those before it: they hand out the tickets by which blocks
-// take tiles, and write what the combine has discarded.
+// take tiles, and write what is discarded at the end.
 void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built,
                   int repeats) {
   for (const Built& b : built) {

@@ -7,6 +7,14 @@
 #include "generator/template_store.h"
 
 namespace moejit::internal::gpu {
+namespace {
+
+// Words behind the counts that the plan clears, kPlanCleared of plan.h.
+int64_t plan_words(bool routes) {
+  return routes ? 5 : 2;
+}
+
+}  // namespace
 
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -116,10 +124,6 @@ Entry combine_entry(const MoeConfig& config) {
   entry.threads = 256;
   entry.dependent_launch = true;
   return entry;
-}
-
-int64_t plan_words(bool routes) {
-  return routes ? 5 : 2;  // kPlanCleared
 }
 
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows, bool routes) {

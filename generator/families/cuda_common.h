@@ -37,8 +37,6 @@ Entry route_entry(const MoeConfig& config);
 Entry plan_entry(const MoeConfig& config, const Target& target, bool routes = false);
 Entry combine_entry(const MoeConfig& config);
 
-// Words behind the counts of plan.h that it clears: tickets of both products; those of sums.
-int64_t plan_words(bool routes);
 // The regions of plan.h for tiles of `tile_rows` rows: counts, rows, tiles.
 std::vector<WorkspaceRegion> plan_regions(const MoeConfig& config, int64_t tile_rows,
                                           bool routes = false);

@@ -1,5 +1,6 @@
-// Entry `moe_route`: logits [T, E] -> topk_ids, topk_weights [T, K]; one warp per token. The rules
-// are those of RouterConfig in config.h.
+// Entry `moe_route` (where the plan routes, plan.h, its functions alone): logits [T, E] ->
+// topk_ids, topk_weights [T, K]; one warp per token. The rules are those of RouterConfig in
+// config.h.
 #pragma once
 
 #include "kernels/common.h"

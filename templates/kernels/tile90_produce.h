@@ -119,7 +119,7 @@ constexpr int kAskAhead = 8, kLookAhead = 4;
 MOEJIT_DEVICE void produce_down(const MoeArgs& a, const TensorMaps& maps, const Shared90& s) {
   if (thread_id() != 0) return;
   constexpr int kTogether = kBatch<false>;
-  if constexpr (kThree) count_started(a);
+  if constexpr (kPlanRoutes) count_started(a);
   const u64 once = policy_evict_first(), again = policy_evict_normal();
   Items items(ldg_i32(plan_counts(a)) * Cut<false>::kPerTile);
   NextItem coming = next_item<false>(a, items);
@@ -304,8 +304,9 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
     block_sync();
   }
   if constexpr (kGateUp) grid_wait();  // down waits in its producer
-  // Nothing of the layer follows a down that adds up, and others are not to start before `out` is.
-  if constexpr (kGateUp || !kThree) grid_launch_dependents();
+  // Nothing of the layer follows a down that adds up, and kernels of others are not to start before
+  // `out` is complete.
+  if constexpr (kGateUp || !kPlanRoutes) grid_launch_dependents();
   const u32 warpgroup = shfl_u32(warp_id() >> 2, 0);  // from one lane: the compiler sees it uniform
   if (warpgroup == 0) {
     if constexpr (kMovesRegisters) reg_dec<56>();
@@ -346,7 +347,7 @@ MOEJIT_DEVICE void run90(const MoeArgs& a, const TensorMaps& maps, const Shared9
         consume(warpgroup - 1, tile, tile.blocks<kGateUp>(), ring);
       }
     }
-    if constexpr (!kGateUp && kThree) add_up(a, s.sums);
+    if constexpr (!kGateUp && kPlanRoutes) add_up(a, s.sums);
   }
   // The other block may still send weights here, or wait for this one's consumers.
   if constexpr (kCluster > 1) {

@@ -1,6 +1,6 @@
 // The second half of down where a layer takes three launches (schedule parameter `launches`): the
 // blocks that are done with their tiles add up the partial results, which are dealt by ticket. Up
-// to 256 tokens that is as fast as a combine (docs/performance_gpu.md, step 39).
+// to 128 tokens that is as fast as a combine (docs/performance_gpu.md, step 39).
 //
 // A ticket means waiting until all tiles are done. So a block takes one only when every block has
 // started: tiles wait for nobody, and the wait ends whatever else runs on the device. A block that
@@ -11,8 +11,7 @@
 
 namespace moe {
 
-static_assert(!kThree || (kFewRows && kParts == 1 && kCluster == 1 && kSlots <= 32));
-static_assert(kThree == kPlanRoutes);
+static_assert(!kPlanRoutes || (kFewRows && kParts == 1 && kCluster == 1 && kSlots <= 32));
 constexpr int kAdders = 128 * kConsumers;  // threads of a block
 constexpr u32 kAddBarrier = kProducerBarrier + 1 + kConsumers;
 constexpr int kVectorsAtOnce = 2;  // of a thread
@@ -22,7 +21,7 @@ constexpr int kLinesOfTicket = kAdders * 8;
 // Words that the plan clears behind the tickets of tiles: blocks that have started and finished,
 // tickets of sums.
 enum SumWord { kStarted, kFinished, kSums, kSumWords };
-static_assert(!kThree || kPlanCleared == 2 + kSumWords);
+static_assert(!kPlanRoutes || kPlanCleared == 2 + kSumWords);
 MOEJIT_DEVICE u32* sum_word(const MoeArgs& a, SumWord word) {
   return reinterpret_cast<u32*>(region(a, kRegion_counts)) + kPlanTickets + 2 + word;
 }
@@ -57,7 +56,7 @@ MOEJIT_DEVICE u32 slots_of(const MoeArgs& a, i64 token) {
 MOEJIT_DEVICE void add_vectors(const MoeArgs& a, i64 begin, i64 count, bool complete) {
   constexpr int kV = kVector<kPartial16>;
   constexpr int kVectors = kHiddenSize / kV;
-  constexpr u32 kAll = kSlots == 32 ? 0xffffffffu : (1u << kSlots % 32) - 1u;
+  constexpr u32 kAll = 0xffffffffu >> (32 - min_of(kSlots, 32));
   constexpr i64 kRow = Keep90::kRowOfY;
   constexpr int kRows = min_of(kSlots, 8);  // under way
   const int thread = static_cast<int>(thread_id()) - 128;

@@ -26,7 +26,7 @@ constexpr bool kPartial16 = kSched_partial == 16;
 // products.
 constexpr int kTileWarpgroups = kSwap > 0 ? kBn / 128 : kBm / 64;
 static_assert(kSwap != 1 || kTileWarpgroups == kBm / 64);
-constexpr bool kThree = kSched_launches == 3;  // launches of a layer (tile90_sums.h)
+static_assert(kPlanRoutes == (kSched_launches == 3));
 constexpr bool kInTurns = kSwap == 2 && kTileWarpgroups == 1 && kBm >= 128 && kParts == 1;
 
 template <bool kGateUp>

@@ -73,12 +73,16 @@ TEST(CudaCompileLayers, TilesOfHopperDoNotSpill) {
     const auto preset = find_model_preset(name);
     ASSERT_TRUE(preset.ok()) << name;
     const MoeConfig& config = preset->config;
-    for (const int64_t rows : {8, 64}) {  // of an expert: narrow tiles, wide ones
-      // Narrow ones in three launches, whose plan is the router.
-      const int64_t tokens = rows * config.num_experts / config.top_k;
-      const Schedule schedule = family->default_schedule(
-          config, target, rows == 8 ? std::min<int64_t>(tokens, 128) : tokens);
-      EXPECT_EQ(schedule.at("launches"), rows == 8 ? 3 : 5);
+    struct Shape {
+      int64_t rows, most_tokens;  // rows of an expert
+      int launches;
+    };
+    // Narrow tiles, with the plan that is the router; wide ones.
+    for (const Shape& shape : {Shape{8, 128, 3}, Shape{64, 1 << 20, 5}}) {
+      const int64_t tokens =
+          std::min(shape.rows * config.num_experts / config.top_k, shape.most_tokens);
+      const Schedule schedule = family->default_schedule(config, target, tokens);
+      EXPECT_EQ(schedule.at("launches"), shape.launches);
       const auto binary = (*device)->compile(family->emit(config, target, schedule));
       ASSERT_TRUE(binary.ok()) << binary.status().to_string();
       EXPECT_EQ(binary->spill_bytes, 0) << name << " " << schedule.to_json();

@@ -142,9 +142,12 @@ TEST(SimMutation, Tile90) {
       layer(320, 192), "sm_90a", "cuda_tile90", kHopper, 100, 120,
       {{"swap", 0}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}, {"launches", 5}}, swapped);
   // Tiles in turns go twice around the ring, which it takes to miss a turn.
-  const std::vector<Mutant> mutants = run_mutants(
+  const std::vector<Mutant> turns = run_mutants(
       layer(776, 392), "sm_90a", "cuda_tile90", kHopper, 100, 140,
       {{"swap", 2}, {"tile_m", 128}, {"tile_n", 128}, {"stages", 6}, {"launches", 5}}, straight);
+  const std::vector<Mutant> mutants = run_mutants(
+      layer(576, 72), "sm_90a", "cuda_tile90", kHopper, 20, 33,
+      {{"swap", 2}, {"tile_m", 64}, {"tile_n", 256}, {"stages", 5}, {"launches", 3}}, turns);
   ASSERT_EQ(mutants.size(), swapped.size());
   expect_found(mutants, 8);
 }

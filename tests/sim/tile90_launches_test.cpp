@@ -146,14 +146,30 @@ TEST(SimTile90LaunchesRules, NameTheParameter) {
   MoeConfig many = layer(64, 32, 128, 1024);
   many.num_shared_experts = 1;
   EXPECT_NE(refused(many, {}).find("launches = 3"), std::string::npos) << refused(many, {});
-  // Defaults follow the rules.
-  MoeConfig transposed = config;
+}
+
+TEST(SimTile90LaunchesRules, DefaultsAreLegal) {
+  const auto* family = find_family("cuda_tile90");
+  MoeConfig many = layer(64, 32, 128, 1024), transposed = layer(8, 2, 128, 1024);
+  many.num_shared_experts = 1;
   transposed.transposed = true;
-  for (const int64_t tokens : {1, 64, 128, 129, 4096}) {
-    for (const MoeConfig& of :
-         {config, layer(64, 32, 128, 1024), many, layer(257, 8, 128, 1024), transposed}) {
-      const Schedule usual = family->default_schedule(of, sim_target("sm_90a"), tokens);
-      EXPECT_EQ(family->why_not(of, sim_target("sm_90a"), usual).value_or(""), "");
+  MoeConfig half = layer(8, 2, 128, 1024);
+  half.dtype = DType::kF16;
+  const struct {
+    MoeConfig config;
+    int64_t most_tokens;  // in three launches
+  } kLayers[] = {{layer(8, 2, 128, 1024), 128},
+                 {half, 128},
+                 {layer(64, 32, 128, 1024), 64},
+                 {layer(4, 2, 128, 1024), 64},
+                 {layer(257, 8, 128, 1024), 0},
+                 {many, 0},
+                 {transposed, 0}};
+  for (const auto& of : kLayers) {
+    for (const int64_t tokens : {1, 33, 64, 128, 129, 4096}) {
+      const Schedule usual = family->default_schedule(of.config, sim_target("sm_90a"), tokens);
+      EXPECT_EQ(family->why_not(of.config, sim_target("sm_90a"), usual).value_or(""), "");
+      EXPECT_EQ(usual.at("launches"), tokens <= of.most_tokens ? 3 : 5) << usual.to_json();
     }
   }
 }
