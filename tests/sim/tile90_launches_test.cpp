@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "tests/sim/moe_runner.h"
+#include "tuner/roofline.h"
 
 namespace moejit_test {
 namespace {
@@ -171,6 +172,27 @@ TEST(SimTile90LaunchesRules, DefaultsAreLegal) {
       EXPECT_EQ(family->why_not(of.config, sim_target("sm_90a"), usual).value_or(""), "");
       EXPECT_EQ(usual.at("launches"), tokens <= of.most_tokens ? 3 : 5) << usual.to_json();
     }
+  }
+}
+
+// By rates of an H200: where step 39 of docs/performance_gpu.md timed three ahead, and five.
+TEST(SimTile90LaunchesRules, TheModelKnowsWhereTheyPay) {
+  const moejit::DeviceLimits limits{.read_bytes_per_s = 4.66e12,
+                                    .dot_flops_per_s = 9e14,
+                                    .vector_flops_per_s = 3e13,
+                                    .l2_bytes_per_s = 9.2e12,
+                                    .launch_s = 3.6e-6,
+                                    .measured = true};
+  const MoeConfig qwen = layer(128, 8, 2048, 768);
+  moejit::internal::Target target = sim_target("sm_90a");
+  target.num_units = 132;
+  for (const int64_t tokens : {16, 64, 128, 256, 512}) {
+    const moejit::internal::RowCounts rows(128, tokens / 16);
+    const auto seconds = [&](int32_t launches) {
+      return predict_seconds(qwen, target, schedule_of({"", 1, qwen, {{"partial", 16}}}, launches),
+                             limits, {rows});
+    };
+    EXPECT_EQ(seconds(3) < seconds(5), tokens <= 128) << tokens;
   }
 }
 
