@@ -42,6 +42,12 @@ int64_t hidden_bytes(const MoeConfig& config, const Target& target, const Schedu
   return shared_bytes(config, s) + bytes <= limit ? bytes : 0;
 }
 
+// Whether the persistent launch keeps a warp's columns of x in registers, where six stages have
+// room. Read again for each unit, they contend with deep rings for the first-level cache.
+bool keeps_x(const MoeConfig& config, const Schedule& s) {
+  return ceil_div(ceil_div(config.hidden_size, int64_t{64}), s.at("warps")) <= 6;
+}
+
 int64_t gate_tiles(const MoeConfig& config, const Schedule& s) {
   return ceil_div(config.intermediate_size, int64_t{s.at("tile_m")} * (config.gated ? 8 : 16));
 }
@@ -127,14 +133,15 @@ class CudaStream : public Family {
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
-    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20). Its rings hold
-    // little: the more is under way, the slower an H200 reads (25); one or two tokens want the
-    // first weights early.
+    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20). One or two want
+    // the first weights early; where x is read again, less under way is read faster (25, 40).
     if (tokens <= 8) {
       Schedule whole{
           .family = name(),
           .params = {{"warps", 16}, {"tile_m", 1}, {"tile_n", 1}, {"blocks", 1}, {"fused", 1}}};
-      for (int stages : tokens > 2 ? std::vector<int>{3, 4, 5} : std::vector<int>{5, 4, 3}) {
+      for (int stages : !keeps_x(config, whole) ? std::vector<int>{3, 4, 5}
+                        : tokens <= 2           ? std::vector<int>{5, 4, 3}
+                                                : std::vector<int>{4, 5, 3}) {
         whole.params["stages"] = stages;
         if (!why_not(config, target, whole) && tokens <= few_tokens(config, whole)) return whole;
       }
@@ -209,7 +216,7 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   const int warps = schedule.at("blocks") * schedule.at("warps");
   const bool fused =
       schedule.at("fused") == 1 && tokens <= static_cast<double>(few_tokens(config, schedule));
-  const double sustained = fused         ? 0.94
+  const double sustained = fused         ? 0.965
                            : warps >= 16 ? 0.92
                            : warps >= 12 ? 0.90
                            : warps >= 8  ? 0.87
@@ -238,14 +245,16 @@ std::vector<PhaseWork> CudaStream::work(const MoeConfig& config, const Target& t
   // us; where rings run on from one product into the other there is no second launch.
   if (fused) {
     down.launches = 0;
-    // The plan, the meeting and the last products, where several tokens' plan takes longer; one or
-    // two tokens want their first weights early, and otherwise the more is under way the slower it
-    // reads. All fitted to an H200.
+    // The plan, the meeting and the last products, where several tokens' plan takes longer, and so
+    // do two blocks; one or two tokens want their first weights early, and where x is read again,
+    // the more is under way the slower it reads. All fitted to an H200.
     const int stages = schedule.at("stages");
-    down.latency_s += tokens > 1 ? 5.5e-6 : 3e-6;
+    down.latency_s += (tokens > 1 ? 4.5e-6 : 3e-6) + 1e-6 * (schedule.at("blocks") - 1);
     if (tokens <= 2) down.latency_s += 0.3e-6 * std::max(0, 5 - stages);
-    gate_up.streaming *= 1 - 0.006 * (stages - 3);
-    down.streaming *= 1 - 0.006 * (stages - 3);
+    if (!keeps_x(config, schedule)) {
+      gate_up.streaming *= 1 - 0.006 * (stages - 3);
+      down.streaming *= 1 - 0.006 * (stages - 3);
+    }
   } else {
     down.latency_s += 3e-6;
   }
@@ -265,7 +274,9 @@ KernelSource CudaStream::emit(const MoeConfig& config, const Target& target,
   KernelSource source = gpu::make_source(config, target, schedule, workspace,
                                          fused ? "kernels/stream_fused.h" : "kernels/stream.h");
   const int64_t hidden = hidden_bytes(config, target, schedule);
-  source.text = "#define MOEJIT_HIDDEN_BYTES " + std::to_string(hidden) + "\n" + source.text;
+  source.text = "#define MOEJIT_HIDDEN_BYTES " + std::to_string(hidden) +
+                "\n#define MOEJIT_KEEPS_X " + (keeps_x(config, schedule) ? "1\n" : "0\n") +
+                source.text;
   const int64_t few = fused ? few_tokens(config, schedule) : 0;
   Entry route = gpu::route_entry(config);
   route.min_tokens = few + 1;

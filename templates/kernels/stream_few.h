@@ -6,21 +6,21 @@
 
 namespace moe {
 
-constexpr int kFewSlots = 128;  // most slots of a launch; a thread looks after one
+constexpr int kFewSlots = 128;  // most slots of a launch
 
 // In place of the list of stream_plan.h.
 struct FewShared {
   u32 columns;  // [kFewSlots][8] u16, slot of each token in each chunk, or kNoSlot
   u32 ids;      // [T][kTopK] i32
   u32 weights;  // [T][kTopK] f32
-  u32 keys;     // [kFewSlots] expert and, where a token has it more than once, which time
-  u32 firsts;   // [kFewSlots / 32] bits: this slot begins a chunk
+  u32 users;    // [kExperts] bits: this token has the expert
+  u32 again;    // [kFewSlots / 32] bits: the slot's token has its expert before
 };
 constexpr u32 kNoSlot = 0xffffu;
+constexpr u32 kAbsent = 0xffffffffu;
 MOEJIT_DEVICE FewShared few_shared(const StreamShared& s) {
-  static_assert(kFewSlots * 16 <= kListSlots * 2 && kFewSlots * 12 + 16 <= kListSlots * 2);
-  return {s.slots, s.starts, s.starts + kFewSlots * 4, s.starts + kFewSlots * 8,
-          s.starts + kFewSlots * 12};
+  static_assert(kFewSlots * 16 <= kListSlots * 2 && kFewSlots * 8 + 16 <= kListSlots * 2);
+  return {s.slots, s.starts, s.starts + kFewSlots * 4, s.ends, s.starts + kFewSlots * 8};
 }
 
 MOEJIT_DEVICE f32 weight_of(const FewShared& few, i32 slot) {
@@ -86,70 +86,107 @@ MOEJIT_DEVICE void plan_token(const MoeArgs& a, const StreamShared& s, const Few
   }
 }
 
-// Several tokens: a chunk is an expert, once more for a token that has it again. Block-collective.
-MOEJIT_DEVICE void plan_tokens(const MoeArgs& a, const StreamShared& s, const FewShared& few) {
+// Whether one warp makes the plan by itself.
+MOEJIT_DEVICE bool plans_alone(const MoeArgs& a) {
+  return kSlots <= 32 && a.num_tokens == 1;
+}
+// What plan_tokens adds to, before anything else. Block-collective.
+MOEJIT_DEVICE void clear_few(const MoeArgs& a, const FewShared& few) {
+  if (plans_alone(a)) return;
   const int thread = static_cast<int>(thread_id());
-  const int slots = static_cast<int>(a.num_tokens) * kSlots;
-  if (a.routed != 0) {
-    const u32 token = warp_id();
-    if (static_cast<i64>(token) < a.num_tokens) {
-      const Choice choice = route_token(a, token, s.ring, [](i32) {});
-      if (static_cast<int>(lane_id()) < kTopK) {
-        sts_u32(few.ids + (token * kTopK + lane_id()) * 4, static_cast<u32>(choice.id));
-        sts_f32(few.weights + (token * kTopK + lane_id()) * 4, choice.weight);
-      }
-    }
-  } else if (thread < static_cast<int>(a.num_tokens) * kTopK) {
-    sts_u32(few.ids + thread * 4, static_cast<u32>(ldg_i32(a.topk_ids + thread)));
-    sts_f32(few.weights + thread * 4, ldg_f32(a.topk_weights + thread));
-  }
+  for (int e = thread; e < kExperts; e += kWarps * 32) sts_u32(few.users + e * 4, 0);
   if (thread < kFewSlots) {
     sts_u32x4(few.columns + thread * 16, {0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu});
   }
-  if (thread < kFewSlots / 32) sts_u32(few.firsts + thread * 4, 0);
+  if (thread < kFewSlots / 32) sts_u32(few.again + thread * 4, 0);
   block_sync();
-  constexpr u32 kNone = 0xffffffffu;
-  const int token = thread / kSlots;
-  u32 key = kNone;
-  if (thread < slots) {
-    const auto expert_of = [&](int j) {
-      if (kNumSharedExperts > 0 && j >= kTopK) return static_cast<u32>(kNumExperts + (j - kTopK));
-      const u32 id = lds_u32(few.ids + (token * kTopK + j) * 4);
-      return id < static_cast<u32>(kNumExperts) ? id : kNone;
-    };
-    const int j = thread - token * kSlots;
-    const u32 expert = expert_of(j);
-    u32 again = 0;
-    for (int i = 0; i < j; ++i) again += expert_of(i) == expert ? 1 : 0;
-    if (expert != kNone) key = expert | again << 16;
-    sts_u32(few.keys + thread * 4, key);
-  }
-  block_sync();
-  int first = thread;  // slot that begins this one's chunk
-  if (key != kNone) {
-    for (int i = thread - 1; i >= 0; --i) {
-      if (lds_u32(few.keys + i * 4) == key) first = i;
+}
+
+// Several tokens, or more slots than lanes; a warp looks after a token. A chunk is an expert, in
+// their order; a slot whose token has its expert in an earlier slot has a chunk of its own, behind
+// those. Block-collective.
+MOEJIT_DEVICE void plan_tokens(const MoeArgs& a, const StreamShared& s, const FewShared& few) {
+  constexpr int kEach = ceil_div(kSlots, 32);  // slots of a lane
+  const int token = static_cast<int>(warp_id());
+  const int lane = static_cast<int>(lane_id());
+  const bool mine = token < static_cast<int>(a.num_tokens);
+  const u32 ids = few.ids + token * kTopK * 4;
+  u32 expert[kEach];
+  bool again[kEach];
+  if (mine) {
+    if (a.routed != 0) {
+      const Choice choice = route_token(a, token, s.ring, [](i32) {});
+      if (lane < kTopK) {
+        sts_u32(ids + lane * 4, static_cast<u32>(choice.id));
+        sts_f32(few.weights + (token * kTopK + lane) * 4, choice.weight);
+      }
+    } else {
+      for (int j = lane; j < kTopK; j += 32) {
+        sts_u32(ids + j * 4, static_cast<u32>(ldg_i32(a.topk_ids + token * kTopK + j)));
+        sts_f32(few.weights + (token * kTopK + j) * 4, ldg_f32(a.topk_weights + token * kTopK + j));
+      }
     }
-    if (first == thread) atomic_add_shared(few.firsts + (thread >> 5) * 4, 1u << (thread & 31));
+    warp_sync();
+    MOEJIT_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      const int j = i * 32 + lane;
+      expert[i] = j < kTopK ? lds_u32(ids + j * 4) : static_cast<u32>(kNumExperts + (j - kTopK));
+      if (j < kTopK ? expert[i] >= static_cast<u32>(kNumExperts) : j >= kSlots) expert[i] = kAbsent;
+      again[i] = false;
+      if (a.routed == 0 && j < kTopK) {  // the router takes none twice
+        for (int k = 0; k < kTopK; ++k) again[i] |= k < j && lds_u32(ids + k * 4) == expert[i];
+      }
+      if (expert[i] == kAbsent) continue;
+      const u32 slot = static_cast<u32>(token * kSlots + j);
+      if (again[i]) {
+        atomic_add_shared(few.again + (slot >> 5) * 4, 1u << (slot & 31u));
+      } else {
+        atomic_add_shared(few.users + expert[i] * 4, 1u << token);
+      }
+    }
   }
   block_sync();
-  if (key != kNone) {
-    u32 chunk = popc(lds_u32(few.firsts + (first >> 5) * 4) & ((1u << (first & 31)) - 1u));
-    for (int w = 0; w < first >> 5; ++w) chunk += popc(lds_u32(few.firsts + w * 4));
-    if (first == thread) sts_u16(s.owners + chunk * 2, static_cast<u16>(key & 0xffffu));
-    sts_u16(few.columns + chunk * 16 + token * 2, static_cast<u16>(thread));
-  }
-  if (thread == 0) {
+  if (mine) {
+    u32 chunk[kEach] = {};
     u32 chunks = 0;
-    for (int w = 0; w < kFewSlots / 32; ++w) chunks += popc(lds_u32(few.firsts + w * 4));
-    sts_u32(s.cum, chunks);
+    MOEJIT_UNROLL
+    for (int w = 0; w < ceil_div(kExperts, 32); ++w) {
+      const int e = w * 32 + lane;
+      const u32 used = warp_ballot(e < kExperts && lds_u32(few.users + e * 4) != 0);
+      MOEJIT_UNROLL
+      for (int i = 0; i < kEach; ++i) {
+        if (expert[i] >> 5 == static_cast<u32>(w))
+          chunk[i] = chunks + popc(used & ((1u << (expert[i] & 31u)) - 1u));
+      }
+      chunks += popc(used);
+    }
+    MOEJIT_UNROLL
+    for (int w = 0; w < kFewSlots / 32; ++w) {
+      const u32 those = lds_u32(few.again + w * 4);
+      MOEJIT_UNROLL
+      for (int i = 0; i < kEach; ++i) {
+        const int slot = token * kSlots + i * 32 + lane;
+        if (again[i] && slot >> 5 == w)
+          chunk[i] = chunks + popc(those & ((1u << (slot & 31)) - 1u));
+      }
+      chunks += popc(those);
+    }
+    if (token == 0 && lane == 0) sts_u32(s.cum, chunks);
+    MOEJIT_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      if (expert[i] == kAbsent) continue;
+      const u32 before = lds_u32(few.users + expert[i] * 4) & ((1u << token) - 1u);
+      if (again[i] || before == 0) sts_u16(s.owners + chunk[i] * 2, static_cast<u16>(expert[i]));
+      sts_u16(few.columns + chunk[i] * 16 + token * 2,
+              static_cast<u16>(token * kSlots + i * 32 + lane));
+    }
   }
   block_sync();
 }
 
 // Block-collective.
 MOEJIT_DEVICE Plan make_few_plan(const MoeArgs& a, const StreamShared& s, const FewShared& few) {
-  if (kSlots <= 32 && a.num_tokens == 1) {
+  if (plans_alone(a)) {
     plan_token(a, s, few);
   } else {
     plan_tokens(a, s, few);

@@ -8,20 +8,13 @@
 #pragma once
 
 #include "kernels/stream.h"
-#include "kernels/stream_few.h"
+#include "kernels/stream_hidden.h"
 #include "kernels/stream_meeting.h"
 
 namespace moe {
 
-// This warp's stages [first, end) of the block's row tiles of down, through chunks x kStagesI.
-// Rows, not tiles, are dealt to the blocks alike, and a block's rows to its tiles.
-struct DownShare {
-  int row, row_end;  // of the block
-  int rows;          // of a tile
-  int first, end;
-};
 // The block's shares, by one thread beside the plan, in words of s.sums: the ticket of gate+up, the
-// block's rows of down, and where its rows of gate+up begin if no slot is absent.
+// block's rows of down, and where its rows of gate+up begin if every slot has a chunk of its own.
 MOEJIT_DEVICE void open_shares(const MoeArgs& a, const StreamShared& s, const Meeting& m) {
   static_assert(kWarps >= 8);
   const Start mine = start_meeting(m);
@@ -54,48 +47,51 @@ MOEJIT_DEVICE GateWalk gate_share(const Plan& plan, const StreamShared& s, const
   gate.enter();
   return gate;
 }
-MOEJIT_DEVICE DownShare down_share(const Plan& plan, const StreamShared& s) {
-  DownShare d;
-  d.row = static_cast<int>(lds_u32(s.sums + 4));
-  d.row_end = static_cast<int>(lds_u32(s.sums + 8));
-  d.rows = static_cast<int>(lds_u32(s.sums + 12));
-  const int all = plan.chunks * kStagesI;
-  d.first = all * static_cast<int>(warp_id()) / kWarps;
-  d.end = all * (static_cast<int>(warp_id()) + 1) / kWarps;
-  return d;
+// The block's rows of down. Rows, not tiles, are dealt to the blocks alike, and a block's rows to
+// its tiles. Read again where they are needed: registers are few.
+struct DownShare {
+  int row, row_end;  // of the block
+  int rows;          // of a tile
+};
+MOEJIT_DEVICE DownShare down_share(u32 sums) {
+  return {static_cast<int>(lds_u32(sums + 4)), static_cast<int>(lds_u32(sums + 8)),
+          static_cast<int>(lds_u32(sums + 12))};
 }
 
 // Fills the ring: a warp's stages of gate+up, then of down.
 struct FusedFeeder {
+  static constexpr int kNoRow = 0x7fffffff;
   Feeder<GateWalk> gate;
-  DownShare down;
   const u8* w2;
-  u32 owners;
+  u32 owners, sums;
+  int chunks;
   bool in_down;
-  int row;  // first of the tile
-  int at, chunk, stage;
+  int row;  // first of the tile, or kNoRow
+  DownStage at;
   int rows_left;  // of the tile, from the lane's first row
   const u8* from;
 
   MOEJIT_DEVICE void enter_chunk() {
-    const int expert = lds_u16(owners + chunk * 2);
+    const int expert = lds_u16(owners + at.chunk * 2);
     from = w2 +
            (static_cast<i64>(expert) * kHiddenSize + row + static_cast<int>(lane_id() >> 3)) *
                kPitchI +
-           (stage * 8 + static_cast<int>(lane_id() & 7u)) * 16;
+           (at.stage * 8 + static_cast<int>(lane_id() & 7u)) * 16;
   }
   MOEJIT_DEVICE void enter_tile() {
-    if (row >= down.row_end) return;
-    at = down.first;
-    chunk = at / kStagesI;
-    stage = at - chunk * kStagesI;
+    const DownShare down = down_share(sums);
+    at.start();
+    if (row >= down.row_end || at.chunk >= chunks) {
+      row = kNoRow;
+      return;
+    }
     rows_left = min_of(down.rows, down.row_end - row) - static_cast<int>(lane_id() >> 3);
     enter_chunk();
   }
   MOEJIT_DEVICE void turn_down() {
     if (in_down || !gate.done()) return;
     in_down = true;
-    row = down.first < down.end ? down.row : down.row_end;
+    row = down_share(sums).row;
     enter_tile();
   }
   MOEJIT_DEVICE void start(const Feeder<GateWalk>& of_gate) {
@@ -104,22 +100,21 @@ struct FusedFeeder {
     turn_down();
   }
   MOEJIT_DEVICE void issue_down() {
-    if (row < down.row_end) {
+    if (row != kNoRow) {
       const bool piece =
-          kPiecesI % 8 == 0 || stage * 8 + static_cast<int>(lane_id() & 7u) < kPiecesI;
+          kPiecesI % 8 == 0 || at.stage * 8 + static_cast<int>(lane_id() & 7u) < kPiecesI;
       MOEJIT_UNROLL
       for (int r = 0; r < 4; ++r) {
         cp_async16_hint(gate.to + r * 512, from + r * 4 * kPitchI, piece && rows_left > r * 4,
                         gate.policy);
       }
       gate.to = gate.to + kStageBytes == gate.ring_end ? gate.ring : gate.to + kStageBytes;
-      from += 128;
-      if (++at == down.end) {
-        row += down.rows;
+      from += DownStage::kStages * 128;
+      const bool enters = at.next();
+      if (at.chunk >= chunks) {
+        row += down_share(sums).rows;
         enter_tile();
-      } else if (++stage == kStagesI) {
-        stage = 0;
-        ++chunk;
+      } else if (enters) {
         enter_chunk();
       }
     }
@@ -145,20 +140,36 @@ MOEJIT_DEVICE void gate_few(const MoeArgs& a, const StreamShared& s, const FewSh
   u8* h = region(a, kRegion_h);
   const TokenRows tokens = {
       {static_cast<i64>(lane >> 2) < a.num_tokens ? token_row(a.x, lane >> 2, kPitchH) : nullptr}};
-  u32x4 x[kTileN][2];
-  if (share.count > 0) load_tokens<kPiecesH>(tokens, share.first, x);
+  // This warp's columns of x, the same for every unit: in registers where they have room.
+  constexpr bool kKept = MOEJIT_KEEPS_X != 0;
+  constexpr int kTurns = kKept ? ceil_div(kStagesH, kWarps) : 1;
+  u32x4 x[kTurns][kTileN][2];
+  MOEJIT_UNROLL
+  for (int i = 0; i < kTurns; ++i) {
+    if (i < share.count) load_tokens<kPiecesH>(tokens, share.stage(i), x[i]);
+  }
   MOEJIT_NO_UNROLL
   for (u32 turn = 0; !walk.done(); walk.next(), ++turn) {
     f32 acc[kTileM][kTileN][4];
     zero(acc);
-    MOEJIT_NO_UNROLL
-    for (int i = 0; i < share.count; ++i) {
+    const auto step = [&](const u32x4(&of_stage)[kTileN][2]) {
       cp_async_wait<kRing - 2>();
       warp_sync();
       feeder.issue();  // into the slot that the previous step read
-      multiply_stage(reader, x, acc);
-      // After the last stage of a unit the first of the next, which is the same for every unit.
-      load_tokens<kPiecesH>(tokens, share.first + (i + 1 < share.count ? i + 1 : 0), x);
+      multiply_stage(reader, of_stage, acc);
+    };
+    if constexpr (kKept) {
+      MOEJIT_UNROLL
+      for (int i = 0; i < kTurns; ++i) {
+        if (i < share.count) step(x[i]);
+      }
+    } else {
+      MOEJIT_NO_UNROLL
+      for (int i = 0; i < share.count; ++i) {
+        step(x[0]);
+        // After the last stage of a unit the first of the next, which is the same for every unit.
+        load_tokens<kPiecesH>(tokens, share.stage(i + 1 < share.count ? i + 1 : 0), x[0]);
+      }
     }
     const u32 buffer = s.reduce + (turn & 1u) * (kReduceBytes / 2);
     store_fragments(buffer, warp, acc);
@@ -196,61 +207,6 @@ MOEJIT_DEVICE void gate_few(const MoeArgs& a, const StreamShared& s, const FewSh
   }
 }
 
-// The rows of h that a warp multiplies with, in the order of its stages.
-struct HiddenRows {
-  const FewShared* few;
-  const u8* h;
-  int first, end;
-  int at, chunk, stage;
-  TokenRows tokens;
-
-  MOEJIT_DEVICE void enter_chunk() {
-    const u32 slot = column_slot(*few, chunk, lane_id() >> 2);
-    tokens.row[0] = slot == kNoSlot ? nullptr : token_row(h, slot, kPitchI);
-  }
-  MOEJIT_DEVICE void rewind() {
-    at = first;
-    chunk = at / kStagesI;
-    stage = at - chunk * kStagesI;
-    enter_chunk();
-  }
-  MOEJIT_DEVICE void load(u32x4 (&x)[kTileN][2]) {
-    if (at == end) return;
-    load_tokens<kPiecesI>(tokens, stage, x);
-    if (++at < end && ++stage == kStagesI) {
-      stage = 0;
-      ++chunk;
-      enter_chunk();
-    }
-  }
-};
-
-// h of one token for this warp's stages, in shared memory: loads of it would wait behind weights.
-// Warp-collective.
-MOEJIT_DEVICE void fetch_hidden(const MoeArgs& a, const FewShared& few, u32 hidden, int first,
-                                int end) {
-  const u8* h = region(a, kRegion_h);
-  constexpr int kTogether = min_of(4, ceil_div(kSlots * kStagesI, kWarps * 4) + 1);
-  MOEJIT_NO_UNROLL
-  for (int begin = first * 8 + static_cast<int>(lane_id()); begin < end * 8;
-       begin += 32 * kTogether) {
-    u32x4 v[kTogether];
-    MOEJIT_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
-      const int p = begin + i * 32;
-      const int chunk = p / (kStagesI * 8);
-      const int piece = p - chunk * (kStagesI * 8);
-      v[i] = {0, 0, 0, 0};
-      if (p < end * 8 && piece < kPiecesI)
-        v[i] = ldg_u32x4(h + column_slot(few, chunk, 0) * kPitchI + piece * 16);
-    }
-    MOEJIT_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
-      if (begin + i * 32 < end * 8) sts_u32x4(hidden + (begin + i * 32) * 16, v[i]);
-    }
-  }
-  warp_sync();
-}
 // Every column is that token; the first counts. Its stages are few and most lie in the ring
 // already: the four products of one go to two sums, so that they wait for each other half as long.
 MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM][kTileN][4],
@@ -272,24 +228,26 @@ MOEJIT_DEVICE void multiply_hidden(Reader& reader, u32 stage, f32 (&acc)[kTileM]
 
 // The block's rows of down: h, w2 -> out. Block-collective.
 MOEJIT_DEVICE void down_few(const MoeArgs& a, const StreamShared& s, const FewShared& few,
-                            const DownShare& down, FusedFeeder& feeder, Reader& reader) {
+                            FusedFeeder& feeder, Reader& reader) {
   constexpr int kAhead = 4;  // stages whose h is under way
   const u32 warp = warp_id();
   const u32 lane = lane_id();
-  const int count = down.end - down.first;
-  HiddenRows rows_of_h = {&few, region(a, kRegion_h), down.first, down.end, 0, 0, 0, {}};
+  const DownShare down = down_share(s.sums);
+  const int chunks = feeder.chunks;
+  const int count = down_turns(chunks);
+  // Beyond the plan; the host gives it room where there is any.
+  const u32 hidden = s.cum + kPlanBytes;
   u32x4 x[kAhead][kTileN][2];
+  HiddenRows rows_of_h = {&few, region(a, kRegion_h), chunks, {}, {}};
   const auto begin_tile = [&] {
     if (count == 0) return;
     rows_of_h.rewind();
     MOEJIT_UNROLL
     for (int i = 0; i < kAhead; ++i) rows_of_h.load(x[i]);
   };
-  // Beyond the plan; the host gives it room where there is any.
-  const u32 hidden = s.cum + kPlanBytes;
   const bool one = MOEJIT_HIDDEN_BYTES > 0 && a.num_tokens == 1;
   if (one) {
-    fetch_hidden(a, few, hidden, down.first, down.end);
+    fetch_hidden(a, few, chunks, hidden);
   } else {
     begin_tile();
   }
@@ -300,9 +258,9 @@ MOEJIT_DEVICE void down_few(const MoeArgs& a, const StreamShared& s, const FewSh
     f32 acc[kTileM][kTileN][4];
     zero(acc);
     if constexpr (kBias) {
-      // Of the experts whose reduction begins in this warp.
+      // The sums of all warps are added up: any of them may have an expert's bias.
       MOEJIT_NO_UNROLL
-      for (int chunk = ceil_div(down.first, kStagesI); chunk * kStagesI < down.end; ++chunk) {
+      for (int chunk = static_cast<int>(warp); chunk < chunks; chunk += kWarps) {
         const int expert = lds_u16(s.owners + chunk * 2);
         MOEJIT_UNROLL
         for (u32 c = 0; c < 2; ++c) {
@@ -323,7 +281,7 @@ MOEJIT_DEVICE void down_few(const MoeArgs& a, const StreamShared& s, const FewSh
       f32 odd[kTileM][kTileN][4];
       zero(odd);
       MOEJIT_NO_UNROLL
-      for (int i = down.first; i < down.end; ++i) {
+      for (int i = static_cast<int>(warp); i < chunks * kStagesI; i += kWarps) {
         cp_async_wait<kRing - 2>();
         warp_sync();
         feeder.issue_down();  // into the slot that the previous step read
@@ -376,14 +334,16 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   const StreamShared s = stream_shared(warp);
   const FewShared few = few_shared(s);
   const Meeting m = meeting(a);
+  clear_few(a, few);
   if (thread_id() == kWarps * 32 - 32) open_shares(a, s, m);
   if (thread_id() == kWarps * 32 - 64) open_meeting(m);
   const Plan plan = make_few_plan(a, s, few);
   u32 share = lds_u32(s.sums);
   FusedFeeder feeder;
-  feeder.down = down_share(plan, s);
   feeder.w2 = static_cast<const u8*>(a.w2);
   feeder.owners = s.owners;
+  feeder.sums = s.sums;
+  feeder.chunks = plan.chunks;
   const Share of_warp = warp_share(kStagesH, warp);
   Reader reader = make_reader(s);
   MOEJIT_NO_UNROLL
@@ -409,6 +369,6 @@ MOEJIT_KERNEL(moe_stream_fused, moe::kWarps * 32, moejit_cfg::kSched_blocks)
   block_sync();
   u32 left = 0;
   if (thread_id() == 0) left = leave_meeting(m);  // its answer is not waited for
-  down_few(a, s, few, feeder.down, feeder, reader);
+  down_few(a, s, few, feeder, reader);
   if (thread_id() == 0 && left == block_count() - 1) close_meeting(m);
 }

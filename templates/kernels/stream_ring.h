@@ -56,13 +56,16 @@ MOEJIT_DEVICE void multiply_stage(Reader& reader, const u32x4 (&x)[kTileN][2],
   reader.next();
 }
 
-// The part of a reduction of `pieces` 16-byte pieces that this warp takes, in stages.
+// The stages of a reduction that this warp takes: first, first + kWarps, ... Together the warps
+// read rows from end to end, which memory answers faster than a piece here and there.
 struct Share {
-  int first, count;  // stages
+  int first, count;
+  MOEJIT_DEVICE int stage(int turn) const { return first + turn * kWarps; }
 };
+constexpr int kTurnBytes = kWarps * 128;  // of a row, from one turn to the next
 MOEJIT_DEVICE Share warp_share(int stages, u32 warp) {
-  const int first = static_cast<int>(warp) * stages / kWarps;
-  return {first, (static_cast<int>(warp) + 1) * stages / kWarps - first};
+  const int first = static_cast<int>(warp);
+  return {first, first < stages ? ceil_div(stages - first, kWarps) : 0};
 }
 
 // Sum of fragment f over all warps, in the order of the warps.

@@ -15,7 +15,7 @@ MOEJIT_DEVICE void multiply_unit(AnyFeeder& feeder, Share share, const TokenRows
   MOEJIT_NO_UNROLL
   for (int i = 0; i < share.count; ++i) {
     u32x4 ahead[kTileN][2];
-    if (i + 1 < share.count) load_tokens<kPieces>(tokens, share.first + i + 1, ahead);
+    if (i + 1 < share.count) load_tokens<kPieces>(tokens, share.stage(i + 1), ahead);
     cp_async_wait<kRing - 2>();
     warp_sync();
     feeder.issue();  // into the slot that the previous step read

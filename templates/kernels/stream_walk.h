@@ -169,7 +169,7 @@ template <typename Walk>
 struct Feeder {
   Walk walk;
   Share share;
-  int stage;               // of the current unit, 0..share.count-1
+  int turn;                // of the current unit, 0..share.count-1
   u32 to, ring, ring_end;  // of the lane
   u64 policy;
   const u8* weights;
@@ -194,7 +194,7 @@ struct Feeder {
   MOEJIT_DEVICE void issue_stage() {
     constexpr i64 kPitch = static_cast<i64>(Walk::kPieces) * 16;
     const bool piece = Walk::kPieces % 8 == 0 ||
-                       (share.first + stage) * 8 + static_cast<int>(lane_id() & 7u) < Walk::kPieces;
+                       share.stage(turn) * 8 + static_cast<int>(lane_id() & 7u) < Walk::kPieces;
     MOEJIT_UNROLL
     for (int r = 0; r < kTileM * 4; ++r) {
       const int row = Walk::kPaired ? (r >> 2) * 8 + (r & 1) * 4 : r * 4;
@@ -203,12 +203,12 @@ struct Feeder {
                       policy);
     }
     to = to + kStageBytes == ring_end ? ring : to + kStageBytes;
-    from += 128;
-    if (Walk::kPaired) from_pair += 128;
-    if (++stage < share.count) return;
-    stage = 0;
+    from += kTurnBytes;
+    if (Walk::kPaired) from_pair += kTurnBytes;
+    if (++turn < share.count) return;
+    turn = 0;
     if (walk.next()) {
-      const i64 hop = kUnitH * Walk::kRowStep * kPitch - share.count * 128;
+      const i64 hop = kUnitH * Walk::kRowStep * kPitch - share.count * kTurnBytes;
       from += hop;
       if (Walk::kPaired) from_pair += hop;
       enter_rows();
@@ -229,7 +229,7 @@ MOEJIT_DEVICE Feeder<Walk> make_feeder(const MoeArgs& a, const StreamShared& s, 
   Feeder<Walk> f;
   f.walk = walk;
   f.share = share;
-  f.stage = 0;
+  f.turn = 0;
   f.ring = s.ring + ring_offset(lane_id() >> 3, lane_id() & 7u);
   f.ring_end = f.ring + kRingBytes;
   f.to = f.ring;

@@ -234,9 +234,9 @@ TEST(SimMutation, Stream) {
     return calls;
   };
   expect_found(
-      run_mutants(layer(136, 72), "sm_80", "cuda_stream", without(kAmpere), 6, 515, {}, {}, 4), 8);
+      run_mutants(layer(136, 72), "sm_80", "cuda_stream", without(kAmpere), 6, 515, {}, {}, 3), 8);
   expect_found(
-      run_mutants(layer(136, 72), "sm_90a", "cuda_stream", without(kHopper), 6, 515, {}, {}, 4), 8);
+      run_mutants(layer(136, 72), "sm_90a", "cuda_stream", without(kHopper), 6, 515, {}, {}, 3), 8);
 }
 
 // The persistent launch, whose router of one token has barriers of its own: with and without the

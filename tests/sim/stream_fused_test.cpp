@@ -23,6 +23,7 @@ struct Form {
   int fused = 1;
   int top_k = 3;
   int warps = 8;  // of a block; 16 on a unit
+  int experts = 7;
 };
 
 void PrintTo(const Form& form, std::ostream* out) {
@@ -33,7 +34,7 @@ class SimStreamFused : public testing::TestWithParam<Form> {};
 
 TEST_P(SimStreamFused, MatchesReference) {
   const Form& form = GetParam();
-  const MoeConfig config{.num_experts = 7,
+  const MoeConfig config{.num_experts = form.experts,
                          .top_k = form.top_k,
                          .hidden_size = form.hidden,
                          .intermediate_size = form.intermediate,
@@ -78,6 +79,16 @@ const Form kForms[] = {
     {"OneTokenSentinels", 136, 136, 1, RoutingKind::kSentinels, 1},
     {"EightTokens", 264, 136, 8, RoutingKind::kZipf, 1},
     {"AnExpertTwice", 136, 136, 6, RoutingKind::kDuplicates},
+    // x of a warp in registers: two stages, of some warps one; and more stages than have room.
+    {"TwoStagesOfX", 712, 72, 7, RoutingKind::kZipf},
+    {"ManyStagesOfX", 3080, 24, 3, RoutingKind::kUniform},
+    {"SixteenWarps", 1096, 136, 8, RoutingKind::kZipf, 1, 1, 3, 16},
+    {"ManyExperts", 72, 24, 8, RoutingKind::kUniform, 1, 1, 5, 16, 300},
+    {"ManyExpertsRouted", 72, 24, 5, RoutingKind::kFromLogits, 0, 1, 5, 16, 257},
+    // More slots of a token than lanes.
+    {"ManySlots", 72, 72, 3, RoutingKind::kDuplicates, 30, 1, 7},
+    {"ManySlotsRouted", 72, 72, 2, RoutingKind::kFromLogits, 30, 1, 7},
+    {"ManySlotsOneToken", 72, 72, 1, RoutingKind::kSentinels, 30, 1, 7},
     {"TooManyForOneLaunch", 136, 136, 9, RoutingKind::kZipf, 1},
     {"FewSentinels", 136, 400, 5, RoutingKind::kSentinels},
     {"TwoLaunchesRouted", 264, 264, 5, RoutingKind::kFromLogits, 1, 0},
