@@ -132,8 +132,8 @@ Status CudaModule::encode_maps(const MoeArgs& args, TensorMaps* maps) const {
     const int type = spec.element_bytes == 1   ? kTensorUint8
                      : spec.element_bytes == 2 ? kTensorUint16
                                                : kTensorUint32;
-    // 128 bytes are a row of a box; promoted to 256, boxes come slower (docs/performance_gpu.md,
-    // 21).
+    // 128 bytes are a row of a box; promoted to 256, boxes come slower
+    // (docs/performance_gpu_steps.md, 21).
     const CUresult result = api_.cuTensorMapEncodeTiled(
         &maps->map[i], type, static_cast<uint32_t>(rank), const_cast<void*>(base), dims, strides,
         box, steps,

@@ -128,13 +128,13 @@ class CudaStream : public Family {
     const double touched = std::max(
         1.0, std::min<double>(config.num_experts, static_cast<double>(tokens * config.top_k)));
     const double rows = static_cast<double>(tokens * config.top_k) / touched;
-    // Measured on an H200 (docs/performance_gpu.md): single rows want many small blocks, a few rows
-    // twice the weights per token load, many rows one block with everything.
+    // Measured on an H200 (docs/performance_gpu_steps.md): single rows want many small blocks, a
+    // few rows twice the weights per token load, many rows one block with everything.
     struct Shape {
       int warps, tile_m, tile_n, blocks;
     };
-    // Up to 8 tokens one persistent launch does all (docs/performance_gpu.md, 20). One or two want
-    // the first weights early; where x is read again, less under way is read faster (25, 40).
+    // Up to 8 tokens one persistent launch does all (docs/performance_gpu_steps.md, 20). One or two
+    // want the first weights early; where x is read again, less under way reads faster (25, 40).
     if (tokens <= 8) {
       Schedule whole{
           .family = name(),

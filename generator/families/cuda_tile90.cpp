@@ -302,7 +302,7 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
     // five launches, which no phase counts.
     plan.latency_s += 1.5e-6 * std::max(0.0, std::ceil(tokens / 256) - 1);
     // Against a combine 1 us less and a third of one more for each megabyte of y: an H200, the
-    // pairs of docs/performance_gpu.md, step 39.
+    // pairs of docs/performance_gpu_steps.md, 39.
     sums.name = "sums";
     sums.launches = 0;
     sums.latency_s = 1.5e-6;

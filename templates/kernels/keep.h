@@ -2,7 +2,7 @@
 // results y are dead when y has been added up, but a cache does not know that: it writes what
 // it holds of them to memory while the next launch reads its weights, and such a byte takes the
 // time of one and a half that are read. So where they fit tile90.h stores them to stay, and the
-// combine, or down where it adds up, discards them (docs/performance_gpu.md, step 38). Families
+// combine, or down where it adds up, discards them (docs/performance_gpu_steps.md, 38). Families
 // that were not timed with it have kL2Bytes = 0: nothing is kept.
 #pragma once
 

@@ -1,6 +1,6 @@
 // The second half of down where a layer takes three launches (schedule parameter `launches`): the
 // blocks that are done with their tiles add up the partial results, which are dealt by ticket. Up
-// to 128 tokens that is as fast as a combine (docs/performance_gpu.md, step 39).
+// to 128 tokens that is as fast as a combine (docs/performance_gpu_steps.md, 39).
 //
 // A ticket means waiting until all tiles are done. So a block takes one only when every block has
 // started: tiles wait for nobody, and the wait ends whatever else runs on the device. A block that

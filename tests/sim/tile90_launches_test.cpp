@@ -175,7 +175,7 @@ TEST(SimTile90LaunchesRules, DefaultsAreLegal) {
   }
 }
 
-// By rates of an H200: where step 39 of docs/performance_gpu.md timed three ahead, and five.
+// By rates of an H200: where step 39 of docs/performance_gpu_steps.md timed three ahead, and five.
 TEST(SimTile90LaunchesRules, TheModelKnowsWhereTheyPay) {
   const moejit::DeviceLimits limits{.read_bytes_per_s = 4.66e12,
                                     .dot_flops_per_s = 9e14,
