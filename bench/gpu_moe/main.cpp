@@ -142,22 +142,27 @@ void write_limits(std::FILE* json, const DeviceLimits& limits, double cublas) {
   std::fprintf(json, "}\n");
 }
 
+// A record without them cannot be compared with another card's.
+void print_limits(const DeviceLimits& limits, const Result<double>& cublas) {
+  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n",
+              limits.read_bytes_per_s * 1e-12, limits.dot_flops_per_s * 1e-12,
+              limits.launch_s * 1e6);
+  std::printf("cuBLAS bf16 8192^3: %s\n",
+              cublas.ok() ? (std::to_string(*cublas * 1e-12) + " TFLOP/s").c_str()
+                          : cublas.status().to_string().c_str());
+}
+
 int run_limits(const Device& device, std::FILE* json) {
   const auto limits = probe_limits(device, DType::kBF16);
   if (!limits.ok()) {
     std::printf("probe: %s\n", limits.status().to_string().c_str());
     return 1;
   }
-  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n",
-              limits->read_bytes_per_s * 1e-12, limits->dot_flops_per_s * 1e-12,
-              limits->launch_s * 1e6);
   double cublas = 0;
   LibraryProduct product;
   const auto rate = library_flops(device, &product);
   if (rate.ok()) cublas = *rate;
-  std::printf("cuBLAS bf16 8192^3: %s\n", rate.ok()
-                                              ? (std::to_string(*rate * 1e-12) + " TFLOP/s").c_str()
-                                              : rate.status().to_string().c_str());
+  print_limits(*limits, rate);
   write_limits(json, *limits, cublas);
   return 0;
 }
@@ -231,7 +236,12 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   LibraryProduct product;
   const auto rate = library_flops(device, &product);
   if (rate.ok()) reachable.dot_flops_per_s = *rate;
-  if (probed.ok()) write_limits(json, limits, rate.ok() ? *rate : 0);
+  if (probed.ok()) {
+    write_limits(json, limits, rate.ok() ? *rate : 0);
+    print_limits(limits, rate);
+  } else {
+    std::printf("probe: %s; guessed limits\n", probed.status().to_string().c_str());
+  }
   if (!args.beside) {
     product = {};  // its matrices take half a gigabyte
   } else if (!rate.ok()) {
