@@ -10,13 +10,12 @@
 #include "backends/backend.h"
 #include "candidates.h"
 #include "cases.h"
-#include "cublas.h"
 #include "generator/family.h"
 #include "model.h"
+#include "rates.h"
 #include "shares.h"
 #include "tuner/check.h"
 #include "tuner/estimator.h"
-#include "tuner/limits.h"
 #include "tuner/roofline.h"
 #include "tuner/workload.h"
 
@@ -126,47 +125,6 @@ int run_compile(const Device& device, const Arguments& args) {
   return bad == 0 ? 0 : 1;
 }
 
-constexpr int64_t kLibrarySize = 8192;
-
-Result<double> library_flops(const Device& device, LibraryProduct* product) {
-  MOEJIT_RETURN_IF_ERROR(product->open(device, kLibrarySize));
-  return product->flops(device);
-}
-
-// Holds for the rows after it. `cublas`: 0 where there is no such library.
-void write_limits(std::FILE* json, const DeviceLimits& limits, double cublas) {
-  if (json == nullptr) return;
-  std::fprintf(json, "{\"kind\":\"limits\",\"read\":%.4g,\"dot\":%.4g,\"launch\":%.4g",
-               limits.read_bytes_per_s, limits.dot_flops_per_s, limits.launch_s);
-  if (cublas > 0) std::fprintf(json, ",\"cublas\":%.4g", cublas);
-  std::fprintf(json, "}\n");
-}
-
-// A record without them cannot be compared with another card's.
-void print_limits(const DeviceLimits& limits, const Result<double>& cublas) {
-  std::printf("read %.3f TB/s   wgmma/mma %.0f TFLOP/s   launch %.2f us\n",
-              limits.read_bytes_per_s * 1e-12, limits.dot_flops_per_s * 1e-12,
-              limits.launch_s * 1e6);
-  std::printf("cuBLAS bf16 8192^3: %s\n",
-              cublas.ok() ? (std::to_string(*cublas * 1e-12) + " TFLOP/s").c_str()
-                          : cublas.status().to_string().c_str());
-}
-
-int run_limits(const Device& device, std::FILE* json) {
-  const auto limits = probe_limits(device, DType::kBF16);
-  if (!limits.ok()) {
-    std::printf("probe: %s\n", limits.status().to_string().c_str());
-    return 1;
-  }
-  double cublas = 0;
-  LibraryProduct product;
-  const auto rate = library_flops(device, &product);
-  if (rate.ok()) cublas = *rate;
-  print_limits(*limits, rate);
-  write_limits(json, *limits, cublas);
-  return 0;
-}
-
 // Each entry of each schedule, behind those before it: they hand out the tickets by which blocks
 // take tiles, and write what is discarded at the end.
 void time_entries(const Device& device, const Workload& load, const std::vector<Built>& built,
@@ -237,8 +195,7 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   const auto rate = library_flops(device, &product);
   if (rate.ok()) reachable.dot_flops_per_s = *rate;
   if (probed.ok()) {
-    write_limits(json, limits, rate.ok() ? *rate : 0);
-    print_limits(limits, rate);
+    report_rates(limits, rate, json);
   } else {
     std::printf("probe: %s; guessed limits\n", probed.status().to_string().c_str());
   }
