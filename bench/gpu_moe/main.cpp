@@ -202,7 +202,8 @@ int run_perf(const Device& device, const Arguments& args, std::FILE* json) {
   if (!args.beside) {
     product = {};  // its matrices take half a gigabyte
   } else if (!rate.ok()) {
-    std::printf("%s\n", rate.status().to_string().c_str());
+    std::printf("--beside = 1: must be 0 where cuBLAS cannot be used: %s\n",
+                rate.status().to_string().c_str());
     return 1;
   }
   std::map<std::string, Binary> compiled;  // points share schedules

@@ -79,9 +79,12 @@ const Form kForms[] = {
     {"OneTokenSentinels", 136, 136, 1, RoutingKind::kSentinels, 1},
     {"EightTokens", 264, 136, 8, RoutingKind::kZipf, 1},
     {"AnExpertTwice", 136, 136, 6, RoutingKind::kDuplicates},
-    // x of a warp in registers: two stages, of some warps one; and more stages than have room.
+    // x of a warp in registers: two stages, of some warps one; as many as have room; one more.
     {"TwoStagesOfX", 712, 72, 7, RoutingKind::kZipf},
-    {"ManyStagesOfX", 3080, 24, 3, RoutingKind::kUniform},
+    {"SixStagesOfX", 3072, 24, 2, RoutingKind::kUniform},
+    {"SevenStagesOfX", 3080, 24, 3, RoutingKind::kUniform},
+    // More stages of an expert's h than warps: a warp's next one may be of the same expert.
+    {"LongHidden", 72, 776, 5, RoutingKind::kZipf},
     {"SixteenWarps", 1096, 136, 8, RoutingKind::kZipf, 1, 1, 3, 16},
     {"ManyExperts", 72, 24, 8, RoutingKind::kUniform, 1, 1, 5, 16, 300},
     {"ManyExpertsRouted", 72, 24, 5, RoutingKind::kFromLogits, 0, 1, 5, 16, 257},
