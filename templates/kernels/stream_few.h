@@ -106,40 +106,49 @@ MOEJIT_DEVICE void clear_few(const MoeArgs& a, const FewShared& few) {
 // their order; a slot whose token has its expert in an earlier slot has a chunk of its own, behind
 // those. Block-collective.
 MOEJIT_DEVICE void plan_tokens(const MoeArgs& a, const StreamShared& s, const FewShared& few) {
-  constexpr int kEach = ceil_div(kSlots, 32);  // slots of a lane
+  // Slots of a lane: what was chosen is among the first ones, all others are shared experts.
+  constexpr int kEach = ceil_div(kSlots, 32);
+  static_assert(kTopK <= 32);
   const int token = static_cast<int>(warp_id());
   const int lane = static_cast<int>(lane_id());
+  const int first = token * kSlots + lane;
   const bool mine = token < static_cast<int>(a.num_tokens);
-  const u32 ids = few.ids + token * kTopK * 4;
   u32 expert[kEach];
-  bool again[kEach];
+  bool again = false;  // the token has the expert of `first` in an earlier slot
   if (mine) {
+    const int choice_at = token * kTopK + lane;
+    Choice choice = {-1, 0.0f};
     if (a.routed != 0) {
-      const Choice choice = route_token(a, token, s.ring, [](i32) {});
-      if (lane < kTopK) {
-        sts_u32(ids + lane * 4, static_cast<u32>(choice.id));
-        sts_f32(few.weights + (token * kTopK + lane) * 4, choice.weight);
-      }
-    } else {
-      for (int j = lane; j < kTopK; j += 32) {
-        sts_u32(ids + j * 4, static_cast<u32>(ldg_i32(a.topk_ids + token * kTopK + j)));
-        sts_f32(few.weights + (token * kTopK + j) * 4, ldg_f32(a.topk_weights + token * kTopK + j));
-      }
+      choice = route_token(a, token, s.ring, [](i32) {});
+    } else if (lane < kTopK) {
+      choice = {ldg_i32(a.topk_ids + choice_at), ldg_f32(a.topk_weights + choice_at)};
     }
-    warp_sync();
+    if (lane < kTopK) {
+      sts_u32(few.ids + choice_at * 4, static_cast<u32>(choice.id));
+      sts_f32(few.weights + choice_at * 4, choice.weight);
+    }
+    const bool known = static_cast<u32>(choice.id) < static_cast<u32>(kNumExperts);
     MOEJIT_UNROLL
     for (int i = 0; i < kEach; ++i) {
       const int j = i * 32 + lane;
-      expert[i] = j < kTopK ? lds_u32(ids + j * 4) : static_cast<u32>(kNumExperts + (j - kTopK));
-      if (j < kTopK ? expert[i] >= static_cast<u32>(kNumExperts) : j >= kSlots) expert[i] = kAbsent;
-      again[i] = false;
-      if (a.routed == 0 && j < kTopK) {  // the router takes none twice
-        for (int k = 0; k < kTopK; ++k) again[i] |= k < j && lds_u32(ids + k * 4) == expert[i];
+      expert[i] = kAbsent;
+      if (j < kTopK) {
+        if (known) expert[i] = static_cast<u32>(choice.id);
+      } else if (j < kSlots) {
+        expert[i] = static_cast<u32>(kNumExperts + (j - kTopK));
       }
+    }
+    if (a.routed == 0) {  // the router takes none twice
+      warp_sync();
+      const u32 ids = few.ids + token * kTopK * 4;
+      for (int k = 0; k < kTopK; ++k)
+        again |= k < lane && lane < kTopK && known && lds_u32(ids + k * 4) == expert[0];
+    }
+    MOEJIT_UNROLL
+    for (int i = 0; i < kEach; ++i) {
       if (expert[i] == kAbsent) continue;
-      const u32 slot = static_cast<u32>(token * kSlots + j);
-      if (again[i]) {
-        atomic_add_shared(few.again + (slot >> 5) * 4, 1u << (slot & 31u));
+      if (i == 0 && again) {
+        atomic_add_shared(few.again + (first >> 5) * 4, 1u << (first & 31));
       } else {
         atomic_add_shared(few.users + expert[i] * 4, 1u << token);
       }
@@ -163,12 +172,7 @@ MOEJIT_DEVICE void plan_tokens(const MoeArgs& a, const StreamShared& s, const Fe
     MOEJIT_UNROLL
     for (int w = 0; w < kFewSlots / 32; ++w) {
       const u32 those = lds_u32(few.again + w * 4);
-      MOEJIT_UNROLL
-      for (int i = 0; i < kEach; ++i) {
-        const int slot = token * kSlots + i * 32 + lane;
-        if (again[i] && slot >> 5 == w)
-          chunk[i] = chunks + popc(those & ((1u << (slot & 31)) - 1u));
-      }
+      if (again && first >> 5 == w) chunk[0] = chunks + popc(those & ((1u << (first & 31)) - 1u));
       chunks += popc(those);
     }
     if (token == 0 && lane == 0) sts_u32(s.cum, chunks);
@@ -176,9 +180,9 @@ MOEJIT_DEVICE void plan_tokens(const MoeArgs& a, const StreamShared& s, const Fe
     for (int i = 0; i < kEach; ++i) {
       if (expert[i] == kAbsent) continue;
       const u32 before = lds_u32(few.users + expert[i] * 4) & ((1u << token) - 1u);
-      if (again[i] || before == 0) sts_u16(s.owners + chunk[i] * 2, static_cast<u16>(expert[i]));
-      sts_u16(few.columns + chunk[i] * 16 + token * 2,
-              static_cast<u16>(token * kSlots + i * 32 + lane));
+      if ((i == 0 && again) || before == 0)
+        sts_u16(s.owners + chunk[i] * 2, static_cast<u16>(expert[i]));
+      sts_u16(few.columns + chunk[i] * 16 + token * 2, static_cast<u16>(first + i * 32));
     }
   }
   block_sync();
