@@ -11,8 +11,8 @@ namespace moejit::internal {
 namespace {
 
 // Weighted draw of K distinct experts: the K largest of log(u)/p keys (Efraimidis and Spirakis,
-// 2006, "Weighted random sampling with a reservoir").
-void draw_weighted(const std::vector<double>& popularity, int top_k, Random* random,
+// 2006, "Weighted random sampling with a reservoir"), of no more groups than the router opens.
+void draw_weighted(const std::vector<double>& popularity, const MoeConfig& config, Random* random,
                    std::vector<std::pair<double, int32_t>>* scratch, int32_t* ids) {
   scratch->clear();
   for (size_t e = 0; e < popularity.size(); ++e) {
@@ -21,8 +21,23 @@ void draw_weighted(const std::vector<double>& popularity, int top_k, Random* ran
                                          : -1e300 * (1 + u);  // only when nothing else is left
     scratch->push_back({-key, static_cast<int32_t>(e)});
   }
-  std::partial_sort(scratch->begin(), scratch->begin() + top_k, scratch->end());
-  for (int k = 0; k < top_k; ++k) ids[k] = (*scratch)[static_cast<size_t>(k)].second;
+  const int32_t top_k = config.top_k, of_group = config.num_experts / config.router.n_group;
+  if (config.router.topk_group == config.router.n_group) {
+    std::partial_sort(scratch->begin(), scratch->begin() + top_k, scratch->end());
+    for (int k = 0; k < top_k; ++k) ids[k] = (*scratch)[static_cast<size_t>(k)].second;
+    return;
+  }
+  std::sort(scratch->begin(), scratch->end());
+  std::vector<int32_t> open;  // groups
+  int k = 0;
+  for (size_t i = 0; k < top_k; ++i) {
+    const int32_t expert = (*scratch)[i].second, group = expert / of_group;
+    if (std::find(open.begin(), open.end(), group) == open.end()) {
+      if (static_cast<int32_t>(open.size()) == config.router.topk_group) continue;
+      open.push_back(group);
+    }
+    ids[k++] = expert;
+  }
 }
 
 }  // namespace
@@ -127,7 +142,7 @@ Routing draw_routing(const RoutingSpec& spec, const MoeConfig& config, int64_t t
     } else if (recorded > 0) {
       std::copy_n(spec.ids.data() + (begin + t) % recorded * top_k, top_k, ids);
     } else {
-      draw_weighted(popularity, top_k, &random, &scratch, ids);
+      draw_weighted(popularity, config, &random, &scratch, ids);
     }
     float sum = 0;
     for (int k = 0; k < top_k; ++k) {

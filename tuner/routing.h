@@ -30,7 +30,7 @@ struct RoutingSpec {
 };
 
 struct Routing {
-  std::vector<int32_t> ids;    // [T,K], distinct within a token
+  std::vector<int32_t> ids;    // [T,K], distinct within a token, of topk_group groups where drawn
   std::vector<float> weights;  // [T,K], positive, summing to 1 per token
   RowCounts rows;              // [total_experts]
 };

@@ -58,6 +58,29 @@ TEST(Routing, ZipfIsSkewedAndUniformIsNot) {
   EXPECT_GT(top_share("zipf:1.2"), 4.0 / 32);
 }
 
+TEST(Routing, ATokenStaysInAsManyGroupsAsTheRouterOpens) {
+  MoeConfig config = layer();
+  config.router.n_group = 8;
+  config.router.topk_group = 3;
+  for (const char* name : {"uniform", "zipf:1.2"}) {
+    const Routing r = draw_routing(spec(name), config, 400, 1);
+    std::set<int> drawn;
+    size_t most = 0;
+    for (size_t t = 0; t < 400; ++t) {
+      std::set<int> seen, groups;
+      for (size_t k = 0; k < 4; ++k) {
+        seen.insert(r.ids[t * 4 + k]);
+        groups.insert(r.ids[t * 4 + k] / 4);
+      }
+      EXPECT_EQ(seen.size(), 4u);
+      most = std::max(most, groups.size());
+      drawn.insert(seen.begin(), seen.end());
+    }
+    EXPECT_EQ(most, 3u) << name;
+    EXPECT_EQ(drawn.size(), 32u) << name;
+  }
+}
+
 TEST(Routing, SharedExpertsGetEveryToken) {
   MoeConfig config = layer();
   config.num_shared_experts = 2;
