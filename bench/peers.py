@@ -41,6 +41,8 @@ LAYERS = {
     "deepseek-v2-lite": (64, 6, 2048, 1408),
     "olmoe-1b-7b": (64, 8, 2048, 1024),
     "qwen2-57b-a14b": (64, 8, 3584, 2560),
+    "qwen2-57b-a14b-top4": (64, 4, 3584, 2560),
+    "gpt-oss-120b-plain": (128, 4, 2880, 2880),  # its sizes, without its biases and its activation
     "glm-4.5-air": (128, 8, 4096, 1408),
     "minimax-m2": (256, 8, 3072, 1536),
     "tiny": (8, 2, 256, 512),
@@ -414,7 +416,9 @@ def main():
             torch.cuda.empty_cache()
     peers_report.print_summary(report["rows"])
     for layer, missing in report["missing"].items():
-        print(f"\n{layer}: not measured: " + "; ".join(f"{peer} ({why})" for peer, why in missing.items()))
+        if missing:
+            print(f"\n{layer}: not measured: " +
+                  "; ".join(f"{peer} ({why})" for peer, why in missing.items()))
     if args.json:
         peers_report.write_json(args.json, report)
     if args.plot:

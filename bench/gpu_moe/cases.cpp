@@ -75,8 +75,8 @@ std::vector<CheckCase> check_cases() {
 
 std::vector<Layer> layers() {
   std::vector<Layer> all;
-  for (const char* name :
-       {"mixtral-8x7b", "qwen3-30b-a3b", "qwen2-57b-a14b", "deepseek-v3", "gpt-oss-120b"}) {
+  for (const char* name : {"mixtral-8x7b", "qwen3-30b-a3b", "qwen2-57b-a14b", "qwen2-57b-a14b-top4",
+                           "deepseek-v3", "gpt-oss-120b"}) {
     auto preset = find_model_preset(name);
     if (!preset.ok()) continue;
     MoeConfig config = preset->config;

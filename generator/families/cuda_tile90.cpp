@@ -39,6 +39,13 @@ int64_t shared_bytes(const Schedule& s) {
   return s.at("stages") * (stage_bytes(s) + 32) + 32 + int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
+// Gate and up of one expert take three quarters of the L2 or more.
+bool fills_l2(const MoeConfig& config, const Target& target) {
+  const double bytes = static_cast<double>(config.w13_rows()) *
+                       static_cast<double>(config.hidden_size) * size_of(config.dtype);
+  return bytes > 0.75 * static_cast<double>(target.l2_bytes);
+}
+
 // Experts that a warp of the plan routes within the 64 registers of its threads.
 constexpr int kMostRouted = 256;
 
@@ -190,12 +197,13 @@ class CudaTile90 : public Family {
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
-    // Swapped tiles of 160 rows pad least and are the best or near it from 64 to 512 rows; above,
-    // straight ones draw less power. A hot H200 measured both. With fewer rows weights are read a
-    // little faster in narrow tiles. Up to 128 tokens three launches take at most 0.2 % more than
-    // five, routed.
+    // Swapped tiles of 160 rows pad least and are the best or near it from 64 rows on; with fewer,
+    // weights are read a little faster in narrow tiles. Up to 128 tokens three launches take at
+    // most 0.2 % more than five, routed. An H200 measured all that, and clusters of two where an
+    // expert fills most of the L2.
     const bool large = rows >= 48;
-    const bool straight = config.transposed || rows >= 1024;
+    const bool straight = config.transposed;
+    const bool pairs = rows >= 1024 && !straight && fills_l2(config, target);
     const int tile_m = !large ? 64 : straight ? 128 : 160;
     // Partial results of 16 bits take half a percent less at 128 tokens, nothing less at 32.
     const bool narrow_sums = (large || (tokens > 32 && !straight)) && config.dtype == DType::kBF16;
@@ -206,7 +214,7 @@ class CudaTile90 : public Family {
                                  {"tile_n", large || straight ? 256 : 128},
                                  {"raster", rows >= 1024 ? 16 : 4},
                                  {"blocks", 1},
-                                 {"cluster", straight && !config.transposed ? 2 : 1},
+                                 {"cluster", pairs ? 2 : 1},
                                  {"split", 1},
                                  {"partial", narrow_sums ? 16 : 32},
                                  {"launches", three ? 3 : 5}}};
@@ -231,8 +239,16 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   const double n13 =
       static_cast<double>(ceil_div(config.intermediate_size, h_columns(config, schedule)));
   const double n2 = static_cast<double>(ceil_div(config.hidden_size, tile_n));
-  PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
+  // Columns that are multiplied: a warpgroup of 128 that has none passes by.
   const int swap = schedule.at("swap");
+  const int64_t mine = 128 / (tile_n / h_columns(config, schedule));  // channels of a warpgroup
+  const double columns13 =
+      swap >= 1 ? 128.0 * static_cast<double>(ceil_div(config.intermediate_size, mine))
+                : n13 * static_cast<double>(tile_n);
+  const double columns2 =
+      swap == 2 ? 128.0 * static_cast<double>(ceil_div(config.hidden_size, int64_t{128}))
+                : n2 * static_cast<double>(tile_n);
+  PhaseWork gate_up{.name = "gate_up", .launches = 1}, down{.name = "down", .launches = 1};
   // Turning a tile's results takes as long as two steps of the reduction, unless another tile is
   // multiplied meanwhile: measured, an H200.
   const double steps = static_cast<double>(ceil_div(config.intermediate_size, 64));
@@ -251,9 +267,11 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
     const double swapped = 0.8 * static_cast<double>(ceil_div(count, granule) * granule) +
                            32 * static_cast<double>(of_expert);
     // The two row tiles of a cluster move in step, and an odd one, which brings its weights alone,
-    // takes as long as if it were full.
-    const double straight = static_cast<double>(
-        schedule.at("cluster") > 1 ? of_expert * tile_m : ceil_div(count, 64) * 64);
+    // takes as long as if it were full. Straight tiles take 0.91 to 1.16 times what swapped ones
+    // do, 1.05 in the mean of 13 pairs from 256 rows of an expert on, an H200.
+    const double straight =
+        1.05 * static_cast<double>(schedule.at("cluster") > 1 ? of_expert * tile_m
+                                                              : ceil_div(count, 64) * 64);
     used13 += swap >= 1 ? swapped : straight;
     used2 += swap == 2 ? turned * swapped : straight;
     pairs += static_cast<double>(count);
@@ -262,14 +280,12 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
   }
   // What a cluster costs swapped tiles: pairs of hot H200s differ by a tenth either way, 0.99 in
   // the median where an expert fills most of the L2 and 1.01 elsewhere; these factors pick best.
-  const double expert_bytes = static_cast<double>(config.w13_rows()) * h * element;
-  if (swap >= 1 && schedule.at("cluster") > 1)
-    used13 *= expert_bytes > 0.75 * static_cast<double>(target.l2_bytes) ? 0.95 : 1.04;
+  if (swap >= 1 && schedule.at("cluster") > 1) used13 *= fills_l2(config, target) ? 0.95 : 1.04;
   // The probe's rate lasts for its milliseconds: under load an H200 keeps to its power, and a
   // library product of 8192^3 to 0.78 of the probe, these kernels to 0.74.
   constexpr double kSustained = 1.3;
-  gate_up.dot_flops = kSustained * 2.0 * used13 * n13 * static_cast<double>(tile_n) * h;
-  down.dot_flops = kSustained * 2.0 * used2 * n2 * static_cast<double>(tile_n) * i;
+  gate_up.dot_flops = kSustained * 2.0 * used13 * columns13 * h;
+  down.dot_flops = kSustained * 2.0 * used2 * columns2 * i;
   // Rows that pad a tile are not loaded.
   gate_up.l2_bytes = n13 * (pairs + loads * static_cast<double>(tile_n)) * h * element;
   down.l2_bytes = n2 * (pairs + loads * static_cast<double>(tile_n)) * i * element;

@@ -76,7 +76,15 @@ MOEJIT_DEVICE void multiply_rows(int eights, const Shared90& s, u32 warpgroup, i
 template <bool kGateUp>
 MOEJIT_DEVICE void consume_swapped(const MoeArgs& a, const Shared90& s, u32 warpgroup,
                                    const Tile90& tile, int count, Ring& ring) {
-  if (kCluster > 1 && tile.rows == 0) {
+  // Layers whose channels do not fill their last tile: a warpgroup without any leaves the tensor
+  // cores, and their power, to the other.
+  constexpr int kChannels = kGateUp ? kIntermediateSize : kHiddenSize;
+  constexpr int kWide = kGateUp ? kHColumns : kBn;
+  constexpr int kMine = kWide / kTileWarpgroups;
+  const bool nothing =
+      kChannels % kWide != 0 && kChannels % kWide <= kWide - kMine &&
+      tile.n * kWide + static_cast<int>(columns_of(warpgroup)) * kMine >= kChannels;
+  if ((kCluster > 1 && tile.rows == 0) || nothing) {
     pass_tile(s, count, ring);
     return;
   }
