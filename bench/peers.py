@@ -10,7 +10,8 @@ float64 on sampled tokens before its time counts.
 
 Time: one layer, ids and weights given. On CUDA a sample is one replay of a graph (where the peer cannot be captured,
 one call, marked "calls"), between two events, behind a read of twice the L2 and enough waiting to hide the host. On the
-CPU it is one call after a read of twice the last cache, wall clock. Limit: max(bytes that must move / best streaming
+CPU it is one call after a read of twice the last cache, wall clock. Ids are drawn over all experts, also where a
+layer's router would open some groups of them only. Limit: max(bytes that must move / best streaming
 read, operations / best matrix product), both measured here.
 """
 
@@ -32,7 +33,7 @@ import torch  # noqa: E402
 import peers_implementations as implementations  # noqa: E402
 import peers_report  # noqa: E402
 
-# E, K, H, I as published (data/models.json has the sources).
+# E, K, H, I as published (data/models.json has the sources), but for layers whose name says otherwise.
 LAYERS = {
     "qwen3-30b-a3b": (128, 8, 2048, 768),
     "qwen3-235b-a22b": (128, 8, 4096, 1536),

@@ -11,7 +11,8 @@ namespace moejit::internal {
 namespace {
 
 // Weighted draw of K distinct experts: the K largest of log(u)/p keys (Efraimidis and Spirakis,
-// 2006, "Weighted random sampling with a reservoir"), of no more groups than the router opens.
+// 2006, "Weighted random sampling with a reservoir"), of no more groups than the router opens:
+// those of the largest keys, whatever they hold besides.
 void draw_weighted(const std::vector<double>& popularity, const MoeConfig& config, Random* random,
                    std::vector<std::pair<double, int32_t>>* scratch, int32_t* ids) {
   scratch->clear();
@@ -21,13 +22,14 @@ void draw_weighted(const std::vector<double>& popularity, const MoeConfig& confi
                                          : -1e300 * (1 + u);  // only when nothing else is left
     scratch->push_back({-key, static_cast<int32_t>(e)});
   }
-  const int32_t top_k = config.top_k, of_group = config.num_experts / config.router.n_group;
+  const int32_t top_k = config.top_k;
   if (config.router.topk_group == config.router.n_group) {
     std::partial_sort(scratch->begin(), scratch->begin() + top_k, scratch->end());
     for (int k = 0; k < top_k; ++k) ids[k] = (*scratch)[static_cast<size_t>(k)].second;
     return;
   }
   std::sort(scratch->begin(), scratch->end());
+  const int32_t of_group = config.num_experts / config.router.n_group;
   std::vector<int32_t> open;  // groups
   int k = 0;
   for (size_t i = 0; k < top_k; ++i) {

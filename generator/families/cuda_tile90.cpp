@@ -39,7 +39,7 @@ int64_t shared_bytes(const Schedule& s) {
   return s.at("stages") * (stage_bytes(s) + 32) + 32 + int64_t{consumers(s)} * 4 * staged + 1024;
 }
 
-// Gate and up of one expert take three quarters of the L2 or more.
+// Gate and up of one expert take more than three quarters of the L2.
 bool fills_l2(const MoeConfig& config, const Target& target) {
   const double bytes = static_cast<double>(config.w13_rows()) *
                        static_cast<double>(config.hidden_size) * size_of(config.dtype);
@@ -197,21 +197,21 @@ class CudaTile90 : public Family {
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
-    // Swapped tiles of 160 rows pad least and are the best or near it from 64 rows on; with fewer,
-    // weights are read a little faster in narrow tiles. Up to 128 tokens three launches take at
-    // most 0.2 % more than five, routed. An H200 measured all that, and clusters of two where an
-    // expert fills most of the L2.
+    // Swapped tiles of 160 rows pad least; from 256 rows on straight ones take 1.05 times as long in
+    // the mean. With fewer than 48 rows weights are read a little faster in narrow tiles. Up to 128
+    // tokens three launches take at most 0.2 % more than five, routed. An H200 measured all that,
+    // and clusters of two where an expert fills most of the L2.
     const bool large = rows >= 48;
-    const bool straight = config.transposed;
-    const bool pairs = rows >= 1024 && !straight && fills_l2(config, target);
-    const int tile_m = !large ? 64 : straight ? 128 : 160;
+    const bool pairs = rows >= 1024 && !config.transposed && fills_l2(config, target);
+    const int tile_m = !large ? 64 : config.transposed ? 128 : 160;
     // Partial results of 16 bits take half a percent less at 128 tokens, nothing less at 32.
-    const bool narrow_sums = (large || (tokens > 32 && !straight)) && config.dtype == DType::kBF16;
-    const bool three = !large && !straight && tokens <= 128 && !why_not_three(config);
+    const bool narrow_sums =
+        (large || (tokens > 32 && !config.transposed)) && config.dtype == DType::kBF16;
+    const bool three = !large && !config.transposed && tokens <= 128 && !why_not_three(config);
     Schedule schedule{.family = name(),
-                      .params = {{"swap", straight ? 0 : 2},
+                      .params = {{"swap", config.transposed ? 0 : 2},
                                  {"tile_m", tile_m},
-                                 {"tile_n", large || straight ? 256 : 128},
+                                 {"tile_n", large || config.transposed ? 256 : 128},
                                  {"raster", rows >= 1024 ? 16 : 4},
                                  {"blocks", 1},
                                  {"cluster", pairs ? 2 : 1},
@@ -268,10 +268,12 @@ std::vector<PhaseWork> CudaTile90::work(const MoeConfig& config, const Target& t
                            32 * static_cast<double>(of_expert);
     // The two row tiles of a cluster move in step, and an odd one, which brings its weights alone,
     // takes as long as if it were full. Straight tiles take 0.91 to 1.16 times what swapped ones
-    // do, 1.05 in the mean of 13 pairs from 256 rows of an expert on, an H200.
+    // do, 1.05 in the mean of 13 pairs from 256 rows of an expert on, an H200; transposed weights
+    // have no others.
     const double straight =
-        1.05 * static_cast<double>(schedule.at("cluster") > 1 ? of_expert * tile_m
-                                                              : ceil_div(count, 64) * 64);
+        (config.transposed ? 1.0 : 1.05) * static_cast<double>(schedule.at("cluster") > 1
+                                                                   ? of_expert * tile_m
+                                                                   : ceil_div(count, 64) * 64);
     used13 += swap >= 1 ? swapped : straight;
     used2 += swap == 2 ? turned * swapped : straight;
     pairs += static_cast<double>(count);

@@ -100,7 +100,7 @@ MoeConfig rich(MoeConfig config) {
 }
 
 const Form kForms[] = {
-    {"Wide", 40, layer(3, 2, 392, 72), {{"tile_n", 256}, {"stages", 5}, {"partial", 16}}},
+    {"Wide", 40, layer(3, 2, 264, 136), {{"tile_n", 256}, {"stages", 5}, {"partial", 16}}},
     {"Narrow", 30, layer(6, 4, 264, 72), {{"partial", 16}}},
     {"OneToken", 1, layer(6, 2, 136, 72)},
     {"TwoBlocks", 9, rich(layer(8, 3, 200, 136)), {{"tile_m", 16}, {"stages", 5}, {"blocks", 2}}},

@@ -81,6 +81,18 @@ TEST(Routing, ATokenStaysInAsManyGroupsAsTheRouterOpens) {
   }
 }
 
+TEST(Routing, AllOfTheOpenGroupMayBeNeeded) {
+  MoeConfig config = layer();
+  config.router.n_group = 8;
+  const Routing r = draw_routing(spec("uniform"), config, 100, 1);
+  for (size_t t = 0; t < 100; ++t) {
+    std::set<int> seen(r.ids.begin() + static_cast<long>(t) * 4,
+                       r.ids.begin() + static_cast<long>(t) * 4 + 4);
+    EXPECT_EQ(seen.size(), 4u);
+    EXPECT_EQ(*seen.begin() / 4, *seen.rbegin() / 4);
+  }
+}
+
 TEST(Routing, SharedExpertsGetEveryToken) {
   MoeConfig config = layer();
   config.num_shared_experts = 2;
