@@ -1,11 +1,14 @@
 #include "backends/dump.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fs.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/settings.h"
 
 namespace moejit::internal {
@@ -55,7 +58,10 @@ std::string dump_source_to(const std::string& wanted, const KernelSource& source
   const bool requested = !wanted.empty();
   std::string directory = wanted;
   if (requested) {
-    mkdir(directory.c_str(), 0777);
+    if (const Status made = make_directories(directory, 0777); !made.ok()) {
+      log_once(LogLevel::kWarning, "dump", directory, made.message());
+      return {};
+    }
   } else {
     const char* temporary = getenv("TMPDIR");
     directory = temporary != nullptr && *temporary != '\0' ? temporary : "/tmp";
@@ -64,7 +70,13 @@ std::string dump_source_to(const std::string& wanted, const KernelSource& source
   // none.
   std::string path = directory + "/" + stem + "-XXXXXX" + extension;
   const int fd = mkstemps(path.data(), static_cast<int>(extension.size()));
-  if (fd < 0) return {};
+  if (fd < 0) {
+    if (requested) {
+      log_once(LogLevel::kWarning, "dump", directory,
+               "cannot write to " + directory + ": " + errno_message(errno));
+    }
+    return {};
+  }
   const bool written = write_all(fd, source.text);
   if (requested) fchmod(fd, 0644);
   if (close(fd) != 0 || !written) {

@@ -8,17 +8,17 @@ namespace moejit::internal {
 namespace {
 
 std::string existing_devices() {
-  std::string list;
+  std::string list, none;
   for (const Backend* backend : backends()) {
     std::string why_none;
     const std::vector<DeviceListing> devices = backend->devices(&why_none);
     for (const DeviceListing& device : devices) list += (list.empty() ? "" : ", ") + device.name;
     if (devices.empty()) {
-      list += (list.empty() ? "no " : ", no ") + std::string(backend->name());
-      if (!why_none.empty()) list += " (" + why_none + ")";
+      none += "; no " + std::string(backend->name());
+      if (!why_none.empty()) none += " (" + why_none + ")";
     }
   }
-  return list;
+  return list + none;
 }
 
 }  // namespace

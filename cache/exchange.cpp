@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "base/fs.h"
@@ -146,12 +147,25 @@ Status fill_pack(const CachePlace& place, OpenPlace& source, Db& pack, const Pac
   return source.status("reading");
 }
 
+// A pack replaces its file whole: neither what it is made of nor the database of any cache.
+Status check_output(OpenPlace& source, const std::string& output) {
+  std::error_code error;
+  const bool same = std::filesystem::equivalent(source.path(), output, error) && !error;
+  const bool live = output.substr(output.rfind('/') + 1) == kDatabaseName &&
+                    path_exists(join_path(parent_path(output), kConnectedLock));
+  if (!same && !live) return {};
+  return invalid_argument("file = \"" + output + "\": is " +
+                          (same ? "what is to be packed" : "the database of a cache") +
+                          ", which a pack would replace");
+}
+
 }  // namespace
 
 Result<PackReport> pack_cache(const CachePlace& place, const std::string& output,
                               const PackOptions& options) {
   auto source = OpenPlace::open(place, Access::kRead);
   if (!source.ok()) return source.status();
+  MOEJIT_RETURN_IF_ERROR(check_output(**source, output));
   PackReport report;
   report.path = output;
   if (!options.sign.empty()) MOEJIT_RETURN_IF_ERROR(check_signing_key(options.sign));

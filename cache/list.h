@@ -18,6 +18,10 @@ struct CachePlace {
   bool allow_network = false;
 };
 
+// An SQLite database by its first bytes, whatever it holds: nothing writes over one that it was not
+// asked to replace.
+bool is_database_file(const std::string& path);
+
 // Narrows a listing; empty fields match everything. `key` is a prefix of the hexadecimal key.
 struct CacheFilter {
   std::string key;

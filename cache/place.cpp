@@ -1,5 +1,8 @@
 #include "cache/place.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
 
@@ -51,6 +54,14 @@ Status OpenPlace::status(const char* what) {
   const std::string message = path_ + ": " + what + ": " + db().message();
   const Trouble trouble = classify(db().take_error());
   return {trouble == Trouble::kCorrupt ? StatusCode::kDataError : StatusCode::kIoError, message};
+}
+
+bool is_database_file(const std::string& path) {
+  const std::string_view magic = "SQLite format 3";  // of the file format's 16 bytes, without the 0
+  char begin[16] = {};
+  const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  return file && ::read(file.get(), begin, sizeof begin) == sizeof begin &&
+         std::string_view(begin, magic.size()) == magic;
 }
 
 bool key_matches(const std::string& key, const std::string& prefix) {

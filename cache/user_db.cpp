@@ -157,9 +157,10 @@ void open_for_reading(UserDb* user, const UserDbOptions& options) {
         return;
       }
       user->damaged = verdict == SchemaVerdict::kIncomplete;
-      return degrade(user, user->damaged
-                               ? user->path + " lacks its tables"
-                               : user->path + " cannot be read by this version of the library");
+      return degrade(user, user->path + (user->damaged ? " lacks its tables"
+                                         : verdict == SchemaVerdict::kForeign
+                                             ? " is the database of another application"
+                                             : " cannot be read by this version of the library"));
     }
     message = user->db->message();
     user->damaged = classify(user->db->error()) == Trouble::kCorrupt;

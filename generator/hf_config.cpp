@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/json_util.h"
+#include "base/log.h"
 #include "base/nearest.h"
 #include "moejit/config.h"
 
@@ -129,6 +130,10 @@ class HfFields {
       return value;
     }
     return nullptr;
+  }
+
+  bool has(const char* key) const {
+    return in(block_, key) != nullptr || in(root_, key) != nullptr;
   }
 
   std::optional<int32_t> integer(Keys keys) {
@@ -302,6 +307,11 @@ void read_router(HfFields& in, std::string_view model_type, RouterConfig* r) {
   const std::string method = in.text({"topk_method"});
   const std::optional<bool> bias =
       in.flag({"use_routing_bias", "use_moe_router_bias", "use_expert_bias", "moe_use_aux_free"});
+  if (!method.empty() && method != "noaux_tc" && method != "greedy" &&
+      method != "group_limited_greedy") {
+    in.unsupported("topk_method = " + in_quotes(method) +
+                   ": must be noaux_tc, greedy or group_limited_greedy");
+  }
   r->correction_bias =
       !method.empty() ? method == "noaux_tc" : bias.value_or(family.correction_bias);
   if (method != "greedy") {
@@ -314,10 +324,30 @@ void read_router(HfFields& in, std::string_view model_type, RouterConfig* r) {
       in.number({"routed_scaling_factor", "moe_router_scaling_factor"}).value_or(1.0);
 }
 
+// `dtype` is what transformers 5 writes, and reads before the older name.
 void read_dtype(HfFields& in, MoeConfig* c) {
-  const std::string name = in.text({"torch_dtype", "dtype"});
-  if (name == "float16") c->dtype = DType::kF16;
-  if (name == "float32") c->dtype = DType::kF32;
+  std::string name = in.text({"dtype", "torch_dtype"});
+  if (name.rfind("torch.", 0) == 0) name.erase(0, 6);
+  if (name == "float16") {
+    c->dtype = DType::kF16;
+  } else if (name == "float32") {
+    c->dtype = DType::kF32;
+  } else if (!name.empty() && name != "bfloat16" && name != "auto") {
+    in.unsupported("dtype = " + in_quotes(name) + ": must be bfloat16, float16 or float32");
+  }
+}
+
+// What a layer can be made of, and yet is not all that the file asks for.
+void warn_of_more(const HfFields& in, std::string_view model_type, const MoeConfig& c) {
+  const auto warn = [](const std::string& message) {
+    internal::log_once(internal::LogLevel::kWarning, "config.json", message, message);
+  };
+  if (in.has("quantization_config")) {
+    warn(std::string("quantization_config: quantised weights are not supported; taken as ") +
+         to_string(c.dtype));
+  }
+  if (model_type.rfind("phimoe", 0) == 0)
+    warn("model_type = \"phimoe\": its router is none of moejit's; give ids and weights");
 }
 
 }  // namespace
@@ -343,6 +373,7 @@ Result<MoeConfig> config_from_hf_json(std::string_view text) {
   if (const Status status = c.check(); !status.ok()) {
     return Status(status.code(), "config.json: " + status.message());
   }
+  warn_of_more(in, model_type, c);
   return c;
 }
 

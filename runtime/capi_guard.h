@@ -49,7 +49,7 @@ Status read_struct(const char* name, const T* given, T* out, size_t least = size
   const auto field = [&] { return std::string(name) + "->struct_size = " + std::to_string(size); };
   if (size < least) {
     return invalid_argument(field() + ": must be at least " + std::to_string(least) +
-                            "; call its init function");
+                            "; its init function sets it, or where there is none the caller");
   }
   constexpr uint32_t kAbsurd = 1 << 16;  // not a size: an uninitialised struct
   if (size > kAbsurd) return invalid_argument(field() + ": must be the size of the struct");

@@ -24,6 +24,13 @@ Result<internal::CachePlace> PlaceSelector::resolve() const {
   return place_at(settings.cache_dir);
 }
 
+Result<internal::CachePlace> PlaceSelector::resolve_to_change() const {
+  if (internal::settings().cache == internal::CacheMode::kReadOnly)
+    return invalid_argument(
+        "MOEJIT_CACHE = \"ro\": the cache is only read; must be rw to change it");
+  return resolve();
+}
+
 std::string shown_key(const Context& context, const std::string& key) {
   return context.for_people() && context.verbosity < 1 ? key.substr(0, 12) : key;
 }

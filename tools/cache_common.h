@@ -15,6 +15,8 @@ struct PlaceSelector {
   void declare(OptionSet& options);
   // kNotFound where neither names a directory.
   Result<internal::CachePlace> resolve() const;
+  // The same for a verb that changes it: kInvalidArgument where MOEJIT_CACHE=ro.
+  Result<internal::CachePlace> resolve_to_change() const;
 };
 
 // A place that a positional argument names.

@@ -66,7 +66,7 @@ class CacheMerge : public Command {
       return context.fail(invalid_argument("margin = " + std::to_string(options_.margin) +
                                            ": must be at least 0 and below 1"));
     }
-    auto place = place_.resolve();
+    auto place = options_.dry_run ? place_.resolve() : place_.resolve_to_change();
     if (!place.ok()) return context.fail(place.status());
     auto report = while_busy(context, "merging", [&] {
       return internal::merge_cache(*place, place_at(source_), options_);
@@ -145,7 +145,10 @@ class CacheDiff : public Command {
     const internal::CachePlace first = places_.size() == 2 ? place_at(places_[0]) : *own;
     auto lines = while_busy(context, "comparing",
                             [&] { return internal::diff_caches(first, place_at(places_.back())); });
-    if (!lines.ok()) return context.fail(lines.status());
+    if (!lines.ok()) {
+      const ExitCode code = context.fail(lines.status());
+      return lines.status().code() == StatusCode::kDataError ? ExitCode::kWrong : code;
+    }
     Table table({{"side", ""},
                  {"kind", "kind"},
                  {"key", "key"},

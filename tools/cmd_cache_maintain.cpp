@@ -16,7 +16,7 @@ class CacheVerify : public Command {
   }
 
   ExitCode run(Context& context) override {
-    auto place = place_.resolve();
+    auto place = repair_ ? place_.resolve_to_change() : place_.resolve();
     if (!place.ok()) return context.fail(place.status());
     auto report = while_busy(context, "checking every kernel",
                              [&] { return internal::verify_cache(*place, repair_); });
@@ -46,6 +46,10 @@ class CacheVerify : public Command {
     context.note(std::to_string(report->damaged.size()) + " damaged kernels, " +
                  std::to_string(report->problems.size()) + " problems of the file" +
                  (repair_ ? "; repaired" : "; `moejit cache verify --repair` drops them"));
+    if (!report->kept_as.empty()) {
+      context.note("the old file is " + report->kept_as + "; " + std::to_string(report->rescued) +
+                   " of its rows went over");
+    }
     return ExitCode::kWrong;
   }
 
@@ -57,7 +61,7 @@ class CacheClear : public Command {
   void declare(OptionSet& options) override { place_.declare(options); }
 
   ExitCode run(Context& context) override {
-    auto place = place_.resolve();
+    auto place = place_.resolve_to_change();
     if (!place.ok()) return context.fail(place.status());
     if (!context.confirm("delete every kernel, measurement and choice of " + place->where)) {
       return ExitCode::kUsage;
@@ -100,7 +104,7 @@ class CacheGc : public Command {
       if (!days.ok()) return context.fail(days.status());
       options_.unused_days = *days;
     }
-    auto place = place_.resolve();
+    auto place = options_.dry_run ? place_.resolve() : place_.resolve_to_change();
     if (!place.ok()) return context.fail(place.status());
     if (!options_.dry_run && !context.confirm("delete unused kernels of " + place->where)) {
       return ExitCode::kUsage;
@@ -154,7 +158,7 @@ class CachePin : public Command {
   }
 
   ExitCode run(Context& context) override {
-    auto place = place_.resolve();
+    auto place = place_.resolve_to_change();
     if (!place.ok()) return context.fail(place.status());
     auto choice = internal::pin_choice(*place, key_, !off_);
     if (!choice.ok()) return context.fail(choice.status());

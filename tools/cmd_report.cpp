@@ -16,6 +16,11 @@ class ReportCommand : public Command {
   }
 
   ExitCode run(Context& context) override {
+    if (internal::is_database_file(file_)) {
+      return context.fail(invalid_argument("FILE.html = \"" + file_ +
+                                           "\": is a database, which a page would replace; --from "
+                                           "reports on one"));
+    }
     PlaceSelector here;
     auto place = from_.empty() ? here.resolve() : Result<internal::CachePlace>(place_at(from_));
     if (!place.ok()) return context.fail(place.status());

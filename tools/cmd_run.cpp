@@ -204,7 +204,7 @@ class Run : public Command {
     }
     auto file = internal::SafeTensors::open(inputs_);
     if (!file.ok()) {
-      return context.fail(invalid_argument("inputs = " + inputs_ + ": " + file.status().message()));
+      return context.fail(invalid_argument("inputs = " + file.status().message()));
     }
     auto inputs = while_busy(context, "reading " + inputs_,
                              [&] { return read_layer_inputs(*file, *config, strict_); });

@@ -185,7 +185,14 @@ class Tune : public Command {
     request_.num_threads = device_.threads;
     request_.cache_path = device_.cache_dir;
     // Minutes of measuring that end with the process are what nobody wants, unless asked for.
-    request_.require_cache = internal::settings().cache == internal::CacheMode::kReadWrite;
+    const internal::CacheMode cache = internal::settings().cache;
+    if (cache == internal::CacheMode::kReadOnly && !compile_only_) {
+      return invalid_argument(
+          "MOEJIT_CACHE = \"ro\": results could not be kept; rw keeps them, off tunes for the "
+          "table "
+          "alone");
+    }
+    request_.require_cache = cache == internal::CacheMode::kReadWrite;
     for (const MoeConfig& layer : request_.layers) MOEJIT_RETURN_IF_ERROR(device_.check(layer));
     return {};
   }
@@ -263,7 +270,8 @@ class Tune : public Command {
                    " token counts have no result" +
                    (report->out_of_budget ? ": out of budget" : "") +
                    "; run it again to go on from here");
-      return report->rows.empty() ? ExitCode::kFailed : ExitCode::kPartial;
+      return report->out_of_budget || !report->rows.empty() ? ExitCode::kPartial
+                                                            : ExitCode::kFailed;
     }
     return ExitCode::kOk;
   }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <sstream>
 #include <string>
 
 #include "moejit/moejit.h"
@@ -224,7 +225,11 @@ int command_line(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
-    return app.exit(request);
+    std::ostringstream text;
+    const int code = app.exit(request, text, text);
+    if (std::fputs(text.str().c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return code;
+    std::fprintf(stderr, "moejit: error: cannot write to standard output\n");
+    return static_cast<int>(ExitCode::kFailed);
   } catch (const CLI::ParseError& error) {
     WrongCall call = describe(app, error);
     call.words.assign(argv + 1, argv + argc);

@@ -23,8 +23,9 @@ class Reader {
   Status read() {
     auto text = read_file(path_, kMostBytes);
     if (!text.ok()) {
-      return {StatusCode::kInvalidArgument, "routing trace " + text.status().message()};
+      return {StatusCode::kInvalidArgument, "routing trace: " + text.status().message()};
     }
+    if (text->rfind("\xef\xbb\xbf", 0) == 0) text->erase(0, 3);  // some editors' mark of UTF-8
     const size_t begin = text->find_first_not_of(" \t\r\n");
     if (begin != std::string::npos && (*text)[begin] == '{') {
       MOEJIT_RETURN_IF_ERROR(counts(*text));
@@ -74,10 +75,11 @@ class Reader {
     const auto ids = file->find("topk_ids");
     if (!ids.ok()) return bad(ids.status().message());
     const bool wide = ids->type == TensorType::kI64;
-    if ((!wide && ids->type != TensorType::kI32) || ids->shape.size() != 2 || ids->shape[0] < 1 ||
-        ids->shape[1] < 1 || ids->shape[1] > kMostTopK) {
-      return bad("topk_ids is " + describe(*ids) + ": must be I32 or I64 [tokens, top_k]");
+    if ((!wide && ids->type != TensorType::kI32) || ids->shape.size() != 2 || ids->shape[1] < 1 ||
+        ids->shape[1] > kMostTopK) {
+      return bad("topk_ids is " + describe(*ids) + ": must be I32 or I64 [tokens, 1 to 32]");
     }
+    if (ids->shape[0] < 1) return bad("holds no token");
     const int64_t count = ids->shape[0] * ids->shape[1];
     spec_->ids_per_token = static_cast<int32_t>(ids->shape[1]);
     spec_->ids.resize(static_cast<size_t>(count));
@@ -88,9 +90,12 @@ class Reader {
     for (int64_t i = 0; i < count; ++i) {
       int64_t id = 0;
       std::memcpy(&id, static_cast<const char*>(ids->data) + i * 8, 8);
-      // Beyond int32 it is out of every layer's range, and stays so.
-      spec_->ids[static_cast<size_t>(i)] =
-          static_cast<int32_t>(std::clamp<int64_t>(id, INT32_MIN, INT32_MAX));
+      if (id < INT32_MIN || id > INT32_MAX) {
+        return bad("topk_ids: token " + std::to_string(i / ids->shape[1]) + ", id " +
+                   std::to_string(i % ids->shape[1]) + " = " + std::to_string(id) +
+                   ": must be the id of an expert");
+      }
+      spec_->ids[static_cast<size_t>(i)] = static_cast<int32_t>(id);
     }
     return {};
   }

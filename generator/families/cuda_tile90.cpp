@@ -197,10 +197,10 @@ class CudaTile90 : public Family {
   Schedule default_schedule(const MoeConfig& config, const Target& target,
                             int64_t tokens) const override {
     const double rows = static_cast<double>(tokens * config.top_k) / config.num_experts;
-    // Swapped tiles of 160 rows pad least; from 256 rows on straight ones take 1.05 times as long in
-    // the mean. With fewer than 48 rows weights are read a little faster in narrow tiles. Up to 128
-    // tokens three launches take at most 0.2 % more than five, routed. An H200 measured all that,
-    // and clusters of two where an expert fills most of the L2.
+    // Swapped tiles of 160 rows pad least; from 256 rows on straight ones take 1.05 times as long
+    // in the mean. With fewer than 48 rows weights are read a little faster in narrow tiles. Up to
+    // 128 tokens three launches take at most 0.2 % more than five, routed. An H200 measured all
+    // that, and clusters of two where an expert fills most of the L2.
     const bool large = rows >= 48;
     const bool pairs = rows >= 1024 && !config.transposed && fills_l2(config, target);
     const int tile_m = !large ? 64 : config.transposed ? 128 : 160;

@@ -9,7 +9,7 @@ import subprocess
 from typing import Any, Dict, List, Optional, Sequence
 
 from ._library import HERE, candidates, prepare_environment
-from .errors import DataError, Error, InvalidArgument, NotFound, Unavailable, VerificationFailed
+from .errors import DataError, Error, InvalidArgument, IoError, NotFound, Unavailable, VerificationFailed
 
 _EXIT_CODES = {2: InvalidArgument, 3: NotFound, 4: Unavailable, 5: VerificationFailed}
 
@@ -42,7 +42,8 @@ def run(arguments: Sequence[str], allowed: Sequence[int] = (0,)) -> str:
     if done.returncode not in allowed:
         said = done.stderr.strip().removeprefix("moejit: ").removeprefix("error: ") if hasattr(str, "removeprefix") \
             else done.stderr.strip()
-        raise _EXIT_CODES.get(done.returncode, Error)(said or f"moejit ended with code {done.returncode}")
+        failed = IoError if arguments[0] == "cache" else Error  # code 1: the cache's verbs fail at files alone
+        raise _EXIT_CODES.get(done.returncode, failed)(said or f"moejit ended with code {done.returncode}")
     return done.stdout
 
 

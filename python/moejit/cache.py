@@ -6,6 +6,7 @@ import os
 from typing import Any, Dict, List, Optional, Union
 
 from ._command import run, run_json
+from .errors import NotFound
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -22,7 +23,10 @@ def path(cache_path: Optional[PathLike] = None) -> str:
 def ls(kind: Optional[str] = None, cache_path: Optional[PathLike] = None) -> List[Dict[str, Any]]:
     """Its entries; kind: "kernel", "choice" or None for both. Empty where there is no cache."""
     more = ["--kind", kind] if kind else []
-    return run_json(["cache", "ls", *more, *_place(cache_path)], allowed=(0, 3)).get("rows", [])
+    try:
+        return run_json(["cache", "ls", *more, *_place(cache_path)]).get("rows", [])
+    except NotFound:
+        return []
 
 
 def show(key: str, cache_path: Optional[PathLike] = None) -> Dict[str, Any]:

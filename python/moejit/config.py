@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import math
 import operator
 import os
 from typing import Any, Dict, Union
@@ -24,6 +25,26 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     if not low <= number <= high:
         raise InvalidArgument(f"{name} = {number}: must be between {low} and {high}")
     return number
+
+
+def c_text(name: str, text: str) -> bytes:
+    """For a char*, which ends at a NUL."""
+    if "\0" in text:
+        raise InvalidArgument(f"{name} = {text!r}: must not hold a NUL character")
+    return text.encode()
+
+
+def json_text(fields: Dict[str, Any]) -> str:
+    """JSON, which has no infinity and no NaN; InvalidArgument names the field that is one."""
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                check(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InvalidArgument(f"{name} = {value}: must be finite")
+
+    check("", fields)
+    return json.dumps(fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +170,7 @@ class ConfigHandle:
     def __init__(self, function: str, *arguments: Any) -> None:
         self._lib = library()
         self.pointer = ctypes.c_void_p()
-        encoded = [a.encode() if isinstance(a, str) else a for a in arguments]
+        encoded = [c_text("config", a) if isinstance(a, str) else a for a in arguments]
         self._lib.check(getattr(self._lib.c, function)(*encoded, ctypes.byref(self.pointer)))
 
     @classmethod
@@ -160,7 +181,7 @@ class ConfigHandle:
     def of(cls, config: MoeConfig) -> "ConfigHandle":
         fields = config.to_dict()
         try:
-            text = json.dumps(fields)
+            text = json_text(fields)
         except TypeError:
             for name, value in fields.items():
                 if not isinstance(value, (str, int, float, dict)):
@@ -203,7 +224,7 @@ def as_config(config: ConfigLike) -> MoeConfig:
         text = os.fspath(config)
         if text.lstrip().startswith("{"):
             return MoeConfig.from_json(text)
-        if os.path.exists(text):
+        if os.path.exists(text) or not isinstance(config, str) or text.startswith(("/", ".")) or text.endswith(".json"):
             return MoeConfig.from_hf(text)
         return MoeConfig.from_preset(text)
     raise InvalidArgument(f"config has type {type(config).__name__}: must be a MoeConfig, a dict, a preset's name, "

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from . import _tensors
 from ._library import LAUNCH_ARGS, ROUTED_LAUNCH_ARGS, OptionsStruct, library
-from .config import ConfigHandle, ConfigLike, MoeConfig, as_config, integer
+from .config import ConfigHandle, ConfigLike, MoeConfig, as_config, c_text, integer
 from .errors import DeviceError, Error, InvalidArgument, Unsupported
 
 _POLICIES = {"cached": 0, "tune": 1, "frozen": 2}
@@ -81,13 +81,13 @@ def get_kernel(config: "Optional[ConfigLike]" = None, *, device: Any = "auto", m
     options = OptionsStruct()
     lib.c.moejit_options_init(ctypes.byref(options), ctypes.sizeof(options))
     options.policy = _POLICIES["cached" if policy == "tune" else policy]
-    options.device = name.encode()
+    options.device = c_text("device", name)
     options.max_tokens = max_tokens
     if tokens:
         options.tokens = (ctypes.c_int64 * len(tokens))(*tokens)
         options.num_tokens = len(tokens)
     if cache_path is not None:
-        options.cache_path = os.fspath(cache_path).encode()
+        options.cache_path = c_text("cache_path", os.fspath(cache_path))
     options.num_threads = num_threads
     pointer = ctypes.c_void_p()
     with ConfigHandle.of(layer) as handle:
@@ -110,7 +110,7 @@ def supports(config: ConfigLike, device: Any = "auto") -> Optional[str]:
     """None, or the sentence that says why the device cannot run the layer."""
     lib = library()
     with ConfigHandle.of(as_config(config)) as handle:
-        status = lib.c.moejit_supports(handle.pointer, device_name(device).encode())
+        status = lib.c.moejit_supports(handle.pointer, c_text("device", device_name(device)))
     return lib.error(status).message if status else None
 
 
@@ -140,7 +140,7 @@ def packed_shapes(config: MoeConfig, device: str) -> Tuple[_Shape, _Shape]:
         raise Unsupported(f"{lib.path} (version {lib.version}) has no moejit_packed_bytes: it is older than this package")
     w13, w2 = ctypes.c_int64(), ctypes.c_int64()
     with ConfigHandle.of(config) as handle:
-        lib.check(lib.c.moejit_packed_bytes(handle.pointer, device.encode(), ctypes.byref(w13), ctypes.byref(w2)))
+        lib.check(lib.c.moejit_packed_bytes(handle.pointer, c_text("device", device), ctypes.byref(w13), ctypes.byref(w2)))
     total = config.num_experts + config.num_shared_experts
     column = total * _tensors.SIZES[config.dtype]
     hidden, inner = config.hidden_size, config.intermediate_size

@@ -8,7 +8,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from . import _tensors
 from ._library import library
-from .config import ConfigHandle, ConfigLike, as_config
+from .config import ConfigHandle, ConfigLike, as_config, c_text
 from .errors import InvalidArgument
 from .kernel import device_name, dtypes_of, packed_shapes, plain_shapes, refuse_grad
 
@@ -61,7 +61,7 @@ def pack_weights(config: ConfigLike, w13: Any, w2: Any, device: Any = "cpu", *,
     pointers.update((field, view.pointer) for field, view in read + written)
     lib = library()
     with ConfigHandle.of(layer) as handle:
-        lib.check(lib.c.moejit_pack_weights(handle.pointer, name.encode(), pointers["w13"], pointers["w2"],
+        lib.check(lib.c.moejit_pack_weights(handle.pointer, c_text("device", name), pointers["w13"], pointers["w2"],
                                             pointers["packed_w13"], pointers["packed_w2"]))
     return packed[0], packed[1]
 

@@ -10,7 +10,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from ._library import library
-from .config import ConfigLike, as_config
+from .config import ConfigLike, as_config, json_text
 from .errors import Unsupported
 
 _PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.c_void_p)
@@ -38,7 +38,7 @@ def _request(config: ConfigLike, device: Any, tokens: Optional[Sequence[int]], c
     if cache_path is not None:
         request["cache_path"] = os.fspath(cache_path)
     request.update({name: value for name, value in fields.items() if value is not None})
-    return json.dumps(request).encode()
+    return json_text(request).encode()
 
 
 def _report(function: Any, *arguments: Any) -> Dict[str, Any]:

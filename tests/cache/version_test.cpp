@@ -1,6 +1,7 @@
 // Files of other versions and of other applications.
 #include <sys/stat.h>
 
+#include "cache/list.h"
 #include "failure.h"
 
 namespace moejit::internal {
@@ -12,6 +13,8 @@ TEST_F(VersionTest, ForeignDatabaseIsNeitherUsedNorTouched) {
   ASSERT_EQ(::mkdir(directory_.c_str(), 0700), 0);
   sql(db(), "PRAGMA application_id=1234; CREATE TABLE mine(x); INSERT INTO mine VALUES(42)");
   expect_memory_only("another application");
+  EXPECT_NE(list_artifacts({directory_}).status().message().find("another application"),
+            std::string::npos);
   EXPECT_EQ(sql(db(), "SELECT x FROM mine"), "42");
   EXPECT_EQ(sql(db(), "SELECT count(*) FROM sqlite_schema"), "1");
 }

@@ -122,6 +122,56 @@ TEST(Cache, DeletingNeedsYesWithoutATerminal) {
   EXPECT_TRUE(after.code == 3 || json_of(after.out)["rows"].empty());
 }
 
+TEST(Cache, NothingWritesOverADatabase) {
+  fill();
+  fold_log();
+  const std::string database = (scratch() / "cache" / "moejit-v1.db").string();
+  const std::string pack = (scratch() / "shipped.pack").string();
+  ASSERT_EQ(moejit({"cache", "pack", pack}).code, 0);
+  const std::string before = read_text(database), packed = read_text(pack);
+  for (const std::string& file : {database, pack}) {
+    const Output page = moejit({"report", file, "--from", pack});
+    EXPECT_EQ(page.code, 2);
+    EXPECT_THAT(page.err, HasSubstr(file + "\": is a database"));
+  }
+  EXPECT_THAT(moejit({"cache", "pack", database}).err, HasSubstr("is what is to be packed"));
+  EXPECT_THAT(moejit({"cache", "pack", database, "--cache-dir", pack}).err,
+              HasSubstr("is the database of a cache"));
+  EXPECT_EQ(moejit({"cache", "pack", pack, "--cache-dir", pack}).code, 2);
+  EXPECT_EQ(read_text(database), before);
+  EXPECT_EQ(read_text(pack), packed);
+  EXPECT_EQ(moejit({"cache", "pack", pack}).code, 0) << "an older pack may be replaced";
+}
+
+TEST(Cache, ReadOnlyIsNotChanged) {
+  fill();
+  const std::string key = rows({"cache", "ls", "--kind", "choice", "--json"})[0]["key"];
+  const std::string pack = (scratch() / "shipped.pack").string();
+  ASSERT_EQ(moejit({"cache", "pack", pack}).code, 0);
+  const std::map<std::string, std::string> read_only = {{"MOEJIT_CACHE", "ro"}};
+  const std::vector<std::vector<std::string>> changes = {{"clear", "-y"},
+                                                         {"gc", "-y", "--losers"},
+                                                         {"pin", key},
+                                                         {"merge", pack},
+                                                         {"verify", "--repair"}};
+  for (std::vector<std::string> verb : changes) {
+    verb.insert(verb.begin(), "cache");
+    const Output refused = moejit_with(read_only, verb);
+    EXPECT_EQ(refused.code, 2) << verb[1];
+    EXPECT_THAT(refused.err, HasSubstr("MOEJIT_CACHE = \"ro\"")) << verb[1];
+  }
+  const Output tune = moejit_with(read_only, {"tune", "-E", "4", "-K", "2", "-H", "64", "-I", "64",
+                                              "--device", "cpu", "-t", "2"});
+  EXPECT_EQ(tune.code, 2);
+  EXPECT_THAT(tune.err, HasSubstr("MOEJIT_CACHE = \"ro\": results could not be kept"));
+  for (const std::vector<std::string>& looks :
+       std::vector<std::vector<std::string>>{{"cache", "gc", "--dry-run"},
+                                             {"cache", "merge", pack, "--dry-run"},
+                                             {"cache", "verify"}})
+    EXPECT_EQ(moejit_with(read_only, looks).code, 0) << looks[1];
+  EXPECT_GE(rows({"cache", "ls", "--json"}).size(), 2u);
+}
+
 TEST(Cache, APinnedChoiceSaysSo) {
   fill();
   const std::string key = rows({"cache", "ls", "--kind", "choice", "--json"})[0]["key"];

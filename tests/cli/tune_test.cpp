@@ -49,6 +49,13 @@ TEST(Tune, ReportsEveryTokenCountAndAnswersFromTheCacheNext) {
   for (const auto& row : second["rows"]) EXPECT_EQ(row["from_cache"], true);
 }
 
+TEST(Tune, ABudgetThatEndsBeforeAnyResultIsCodeSix) {
+  const Output output = moejit({"tune", "-E", "64", "-K", "2", "-H", "2048", "-I", "1024",
+                                "--device", "cpu", "-t", "4096", "--budget", "0.05s"});
+  EXPECT_EQ(output.code, 6) << output.err;
+  EXPECT_THAT(output.err, testing::HasSubstr("no result: out of budget"));
+}
+
 TEST(Tune, QuietIsSilentOnStderr) {
   const Output output =
       moejit(on_layer({"tune", "--json", "-q"}, {"-t", "1", "--max-candidates", "1"}));

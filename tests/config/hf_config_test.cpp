@@ -2,6 +2,7 @@
 // the layer of the preset; each family spells it differently.
 #include <gtest/gtest.h>
 
+#include "base/log.h"
 #include "moejit/config.h"
 
 namespace moejit {
@@ -178,6 +179,23 @@ TEST(HfConfigOther, TakesTheFamilyFromTheClassWhereNothingElseSays) {
   EXPECT_EQ(c->router.scoring, Scoring::kSqrtSoftplus);
 }
 
+TEST(HfConfigOther, TheNewerNameOfTheTypeComesFirstAndQuantisedWeightsAreSaid) {
+  static std::vector<std::string> said;
+  said.clear();
+  internal::set_log_sink([](int, const char* message, void*) { said.push_back(message); }, nullptr);
+  Result<MoeConfig> c = config_from_hf_json(
+      R"({"model_type":"phimoe","hidden_size":64,"intermediate_size":32,"num_experts":8,
+          "num_experts_per_tok":2,"torch_dtype":"torch.bfloat16","dtype":"float32",
+          "quantization_config":{"quant_method":"fp8"}})");
+  internal::set_log_sink(nullptr, nullptr);
+  ASSERT_TRUE(c.ok()) << c.status().to_string();
+  EXPECT_EQ(c->dtype, DType::kF32);
+  ASSERT_EQ(said.size(), 2u);
+  EXPECT_EQ(said[0],
+            "config.json: quantization_config: quantised weights are not supported; taken as f32");
+  EXPECT_NE(said[1].find("\"phimoe\": its router is none of moejit's"), std::string::npos);
+}
+
 Status error_of(const char* json) {
   return config_from_hf_json(json).status();
 }
@@ -205,6 +223,14 @@ TEST(HfConfigOther, NamesTheKeyThatIsMissingOrWrong) {
                          "intermediate_size":32})")
                 .message(),
             "config.json: top_k = 9: must be between 1 and num_experts (8)");
+  const std::string layer =
+      R"("num_experts":8,"num_experts_per_tok":2,"hidden_size":64,"intermediate_size":32})";
+  EXPECT_EQ(error_of((R"({"torch_dtype":"float8_e4m3fn",)" + layer).c_str()).to_string(),
+            "UNSUPPORTED: config.json: dtype = \"float8_e4m3fn\": must be bfloat16, float16 or "
+            "float32");
+  EXPECT_EQ(error_of((R"({"topk_method":"weird",)" + layer).c_str()).to_string(),
+            "UNSUPPORTED: config.json: topk_method = \"weird\": must be noaux_tc, greedy or "
+            "group_limited_greedy");
   EXPECT_EQ(error_of("[]").message(), "config.json: must be an object");
   EXPECT_EQ(error_of("{").code(), StatusCode::kDataError);
   EXPECT_EQ(error_of(R"({"num_experts":"Infinity"})").message(),

@@ -79,6 +79,21 @@ def test_config_errors_name_the_field():
         moejit.get_kernel(CONFIG, device="abacus")
 
 
+def test_what_json_and_c_strings_cannot_hold_is_named(cpu, tmp_path):
+    for field, config in (("swiglu_limit", CONFIG.replace(swiglu_limit=float("inf"))),
+                          ("router.scaling_factor", CONFIG.replace(router=moejit.RouterConfig(scaling_factor=float("nan"))))):
+        with pytest.raises(moejit.InvalidArgument, match=f"^INVALID_ARGUMENT: {field} = (inf|nan): must be finite"):
+            config.check()
+    with pytest.raises(moejit.InvalidArgument, match="^INVALID_ARGUMENT: budget_s = inf: must be finite"):
+        moejit.tune(CONFIG, device=cpu, budget_s=float("inf"))
+    for name, value in (("device", "cpu\0x"), ("cache_path", "/tmp/x\0y")):
+        with pytest.raises(moejit.InvalidArgument, match=f"{name} = .*NUL"):
+            moejit.get_kernel(CONFIG, **{name: value})
+    for path in (tmp_path / "nope", "/nonexistent/config.json", "./nope"):
+        with pytest.raises(moejit.NotFound, match="source = .*No such file"):
+            moejit.get_kernel(path)
+
+
 def test_values_of_other_types_are_named(cpu):
     for name, value in (("tokens", 5), ("tokens", ["1"]), ("tokens", [2**70]), ("max_tokens", "8"), ("max_tokens", 8.0),
                         ("max_tokens", 2**70), ("num_threads", "2"), ("num_threads", 2**40)):
@@ -357,7 +372,7 @@ def test_interrupt_ends_a_tune(cpu):
     timer.join()
 
 
-def test_command(cpu, kernel):
+def test_command(cpu, kernel, tmp_path):
     try:
         moejit._command.find_command()
     except moejit.Unavailable as error:
@@ -370,6 +385,12 @@ def test_command(cpu, kernel):
     with pytest.raises(moejit.NotFound):
         moejit.cache.show("0123456789abcdef")
     assert moejit.cache.stats() and moejit.cache.verify()
+    nowhere = tmp_path / "no cache"
+    assert moejit.cache.ls(cache_path=nowhere) == []
+    with pytest.raises(moejit.NotFound):
+        moejit.cache.stats(cache_path=nowhere)
+    with pytest.raises(moejit.IoError, match="cannot create"):
+        moejit.cache.pack("/nonexistent/pack")
 
 
 def run_module(*arguments):
