@@ -47,7 +47,11 @@ Result<const Device*> open_device(const std::string& name, int num_threads) {
   }
   if (name == "auto") {
     const std::string& preferred = settings().device;
-    if (preferred != "auto") return open_device(preferred, num_threads);
+    if (preferred != "auto") {
+      auto device = open_device(preferred, num_threads);
+      if (device.ok()) return device;
+      return Status(device.status().code(), "MOEJIT_DEVICE: " + device.status().message());
+    }
     for (const Backend* backend : backends()) {
       if (backend == cpu_backend()) break;
       std::string why_none;

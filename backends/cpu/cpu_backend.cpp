@@ -23,6 +23,7 @@ namespace {
 
 constexpr const char* kFormat = "elf-so";
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMuchMemory = size_t{256} << 20;  // is asked for only where so much is left
 constexpr int kMostThreads = 1024;
 
 class CpuModule : public Module {
@@ -169,8 +170,12 @@ class CpuDevice : public Device {
     const bool huge = bytes >= 2 * kHugePage;
     const size_t alignment = huge ? kHugePage : 256;
     const size_t size = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-    // More than the machine has would only be granted to fail at the first touch.
-    const bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
+    // More than the machine has, or has left, would only be granted to fail at the first touch.
+    bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
+    if (possible && size >= kMuchMemory) {
+      const int64_t left = available_bytes();
+      possible = left < 0 || size <= static_cast<uint64_t>(left);
+    }
     void* memory = possible ? aligned_alloc(alignment, size) : nullptr;
     if (memory == nullptr) {
       return Status(StatusCode::kOutOfMemory,

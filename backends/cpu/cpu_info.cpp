@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -210,6 +211,19 @@ int32_t usable_cpus() {
   const int32_t limit = cgroup_cpu_limit(read_file("/proc/self/cgroup"));
   if (limit > 0) count = std::min(count, limit);
   return std::max(count, 1);
+}
+
+int64_t available_bytes(const std::string& meminfo) {
+  const auto kilobytes = [&](const std::string& name) {
+    const size_t at = ("\n" + meminfo).find("\n" + name + ":");
+    return at == std::string::npos ? -1 : std::atoll(meminfo.c_str() + at + name.size() + 1);
+  };
+  const int64_t memory = kilobytes("MemAvailable");
+  return memory < 0 ? -1 : (memory + std::max<int64_t>(kilobytes("SwapFree"), 0)) * 1024;
+}
+
+int64_t available_bytes() {
+  return available_bytes(read_file("/proc/meminfo"));
 }
 
 }  // namespace moejit::internal

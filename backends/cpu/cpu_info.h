@@ -39,4 +39,9 @@ int32_t usable_cpus();
 int32_t cgroup_cpu_limit(const std::string& self_cgroup,
                          const std::string& root = "/sys/fs/cgroup");
 
+// Bytes that the machine can still give, memory and swap, by the text of /proc/meminfo; -1 where it
+// does not say.
+int64_t available_bytes(const std::string& meminfo);
+int64_t available_bytes();
+
 }  // namespace moejit::internal

@@ -85,6 +85,16 @@ TEST(CpuInfo, IdentityIsCanonicalJsonWithoutNames) {
   }
 }
 
+TEST(CpuInfo, WhatIsLeftOfTheMemory) {
+  EXPECT_EQ(
+      available_bytes("MemTotal: 9 kB\nMemFree:  1 kB\nMemAvailable:   5 kB\nSwapFree: 2 kB\n"),
+      7 * 1024);
+  EXPECT_EQ(available_bytes("MemAvailable: 5 kB\n"), 5 * 1024);
+  EXPECT_EQ(available_bytes("MemFree: 5 kB\nSwapFree: 2 kB\n"), -1);
+  EXPECT_GT(available_bytes(), 0);
+  EXPECT_LT(available_bytes(), int64_t{1} << 50);
+}
+
 TEST(CpuInfo, CgroupQuotaOfAnyAncestorCounts) {
   TemporaryFolder folder;
   const auto put = [&](const std::string& file, const std::string& text) {
