@@ -360,9 +360,19 @@ Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& sourc
   if (Status status = check_source(source, **from); !status.ok()) return status;
   auto selections = list_selections(source);
   if (!selections.ok()) return selections.status();
-  auto to = OpenPlace::open(place, Access::kWrite, !options.dry_run);
+  // What a dry run would be taken into where there is no cache yet.
+  std::unique_ptr<Db> nothing;
+  if (options.dry_run && !path_exists(place.where)) {
+    int code = 0;
+    std::string message;
+    nothing = Db::open(":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, 0, &code, &message);
+    if (nothing == nullptr || !create_schema(*nothing))
+      return Status(StatusCode::kInternal, "no database in memory: " + message);
+  }
+  Result<std::unique_ptr<OpenPlace>> to = std::unique_ptr<OpenPlace>();
+  if (nothing == nullptr) to = OpenPlace::open(place, Access::kWrite, !options.dry_run);
   if (!to.ok()) return to.status();
-  Db& db = (*to)->db();
+  Db& db = nothing != nullptr ? *nothing : (*to)->db();
   {
     Transaction transaction(db);
     // A pack whose digest was given is as good as its giver, a signed one as its signer.
@@ -380,6 +390,7 @@ Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& sourc
     if (Status status = (*from)->status("reading"); !status.ok()) return status;
     if (!options.dry_run) transaction.commit();
   }
+  if (nothing != nullptr) return report;
   if (Status status = (*to)->status("cannot be merged into"); !status.ok()) return status;
   return report;
 }

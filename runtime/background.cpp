@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "moejit/tuning.h"
 #include "runtime/state.h"
+#include "tuner/routing.h"
 
 namespace moejit {
 namespace internal {
@@ -36,10 +37,24 @@ bool quiet(const std::atomic<int64_t>& last, double seconds) {
   return static_cast<double>(now_ns() - last.load(std::memory_order_relaxed)) >= seconds * 1e9;
 }
 
+// One token count of one layer, device and cache, and the kernels that want it: it is worth its
+// time as long as one of them is in use.
 struct Task {
-  std::weak_ptr<const Kernel::State> state;
+  std::vector<std::weak_ptr<const Kernel::State>> states;
   int64_t tokens = 0;
+
+  std::shared_ptr<const Kernel::State> in_use() const {
+    for (const auto& known : states) {
+      if (auto state = known.lock()) return state;
+    }
+    return nullptr;
+  }
 };
+
+bool are_alike(const Kernel::State& a, const Kernel::State& b) {
+  return a.config == b.config && a.device == b.device &&
+         a.options.cache_path == b.options.cache_path;
+}
 
 class Background {
  public:
@@ -105,13 +120,16 @@ class Background {
   void enqueue(const std::shared_ptr<const Kernel::State>& state) {
     if (state->options.policy == Policy::kFrozen) return;
     for (const LaunchPlan& plan : state->plans()) {
-      const bool waits = std::any_of(queue_.begin(), queue_.end(), [&](const Task& task) {
-        const auto other = task.state.lock();
-        return task.tokens == plan.tokens && other != nullptr && other->config == state->config &&
-               other->device == state->device &&
-               other->options.cache_path == state->options.cache_path;
+      if (plan.info.source == Source::kExact) continue;
+      const auto waits = std::find_if(queue_.begin(), queue_.end(), [&](const Task& task) {
+        const auto other = task.in_use();
+        return task.tokens == plan.tokens && other != nullptr && are_alike(*other, *state);
       });
-      if (plan.info.source != Source::kExact && !waits) queue_.push_back({state, plan.tokens});
+      if (waits != queue_.end()) {
+        waits->states.push_back(state);
+      } else {
+        queue_.push_back({{state}, plan.tokens});
+      }
     }
     status_.queued = static_cast<int32_t>(queue_.size());
   }
@@ -139,7 +157,7 @@ class Background {
         task = queue_.front();
       }
       if (!wait_for_quiet()) return;
-      const auto state = task.state.lock();
+      const auto state = task.in_use();
       Status result;
       if (state != nullptr) {
         set_at_work(task.tokens);
@@ -203,8 +221,7 @@ class Background {
       const std::lock_guard lock(mutex_);
       for (const auto& known : kernels_) {
         auto state = known.lock();
-        if (state != nullptr && state->config == tuned.config && state->device == tuned.device &&
-            state->options.cache_path == tuned.options.cache_path &&
+        if (state != nullptr && are_alike(*state, tuned) &&
             state->options.policy != Policy::kFrozen) {
           users.push_back(std::move(state));
         }
@@ -266,6 +283,8 @@ Status start_background_tuning(const BackgroundOptions& options) {
       return invalid_argument(std::string(field) + " = " + internal::json_number(value) +
                               ": must be 0 or more");
   }
+  if (const auto routing = internal::RoutingSpec::parse(options.routing); !routing.ok())
+    return routing.status();
   return internal::background().start(options);
 }
 

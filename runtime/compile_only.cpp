@@ -60,6 +60,7 @@ Result<CompileReport> compile_only(const TuneRequest& request) {
   if (!device.ok()) return device.status();
   if (const auto compiler = (*device)->compiler(); !compiler.ok()) return compiler.status();
   const auto store = internal::open_store(request.cache_path);
+  MOEJIT_RETURN_IF_ERROR(internal::check_keeps(request, *store));
   const std::vector<int64_t> tokens =
       request.tokens.empty() ? internal::default_token_ladder(8192) : request.tokens;
   for (int64_t t : tokens) {
@@ -117,6 +118,11 @@ Result<CompileReport> compile_only(const TuneRequest& request) {
       }
       report.rows.push_back(std::move(row));
     }
+  }
+  if (store->degraded().empty()) {
+    report.not_kept = store->save().message();
+  } else {
+    report.not_kept = store->degraded();
   }
   report.seconds = elapsed();
   return report;

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <map>
 #include <mutex>
 
 #include "base/hash.h"
 #include "base/json_util.h"
 #include "base/log.h"
+#include "base/settings.h"
 #include "runtime/store_options.h"
 #include "tuner/limits.h"
 #include "tuner/session.h"
@@ -213,6 +215,27 @@ DeviceLimits known_limits(const Device& device, Store& store, DType dtype) {
     if (const auto limits = limits_from_json(kept->json, dtype)) return *limits;
   }
   return guess_limits(device.info().target, dtype);
+}
+
+Result<DeviceLimits> renew_limits(const Device& device, Store& store, DType dtype) {
+  const auto probed = probe_limits(device, dtype);
+  if (!probed.ok()) {
+    if (probed.status().code() == StatusCode::kUnsupported)
+      return known_limits(device, store, dtype);
+    return probed.status();
+  }
+  const std::string& environment = device.info().identity;
+  const auto kept = store.limits(environment);
+  store.set_limits(environment, {.json = add_limits_to_json(kept ? kept->json : "", dtype, *probed),
+                                 .measured_at = static_cast<int64_t>(std::time(nullptr))});
+  return probed;
+}
+
+Status check_keeps(const TuneRequest& request, const Store& store) {
+  std::string why = store.degraded();
+  if (!request.require_cache || why.empty()) return {};
+  if (request.cache_path.empty() && settings().cache_dir.empty()) why = settings().cache_dir_reason;
+  return {StatusCode::kIoError, "results could not be kept: " + why};
 }
 
 RowCounts typical_rows(const MoeConfig& config, int64_t tokens) {

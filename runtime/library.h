@@ -42,6 +42,11 @@ inline constexpr const char* kServingRouting = "serving";
 
 // The device's limits: from the store, else a guess.
 DeviceLimits known_limits(const Device& device, Store& store, DType dtype);
+// Measured now, and kept; the known ones where the device has no probes.
+Result<DeviceLimits> renew_limits(const Device& device, Store& store, DType dtype);
+
+// kIoError where the request insists on a cache that keeps results and the store is none.
+Status check_keeps(const TuneRequest& request, const Store& store);
 
 // A row count that stands for T uniformly routed tokens, without drawing: the expected number of
 // touched experts, E (1 - (1 - K/E)^T), shares T*K rows evenly.

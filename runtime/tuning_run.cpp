@@ -59,8 +59,9 @@ class Tuning {
       second_pass_ = place_ >= items_.size();
       if (!enter_layer()) return finish(true);
       if (!limits_known_) {
-        auto limits = device_limits(request_.device, config().dtype, true, request_.cache_path,
-                                    request_.num_threads);
+        auto limits = request_.force ? renew_limits(device_, *store_, config().dtype)
+                                     : device_limits(request_.device, config().dtype, true,
+                                                     request_.cache_path, request_.num_threads);
         if (!limits.ok()) return limits.status();
         report_.limits = *limits;
         limits_known_ = true;
@@ -75,7 +76,7 @@ class Tuning {
       if (!keep(/*patiently=*/false)) return finish(false);
     }
     progress(TuneStage::kDone, {});
-    if (report_.failures.size() == items_.size()) return first_failure_;
+    if (!items_.empty() && report_.failures.size() == items_.size()) return first_failure_;
     return finish(false);
   }
 

@@ -92,7 +92,7 @@ Table block(const Explanation& e) {
 
 class Explain : public Command {
   void declare(OptionSet& options) override {
-    layer_.declare(options);
+    layer_.declare_one(options);
     device_.declare(options);
     options.value("-t,--tokens", "LIST", &tokens_,
                   "Token counts: 1,8,32 or 1:8192 (powers of two)");

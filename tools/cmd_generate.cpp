@@ -9,7 +9,7 @@ namespace {
 
 class Generate : public Command {
   void declare(OptionSet& options) override {
-    layer_.declare(options);
+    layer_.declare_one(options);
     device_.declare(options);
     options.value("-t,--tokens", "LIST", &tokens_, "Token counts; each names a schedule");
     options.value("--schedule", "JSON", &schedule_,

@@ -140,7 +140,7 @@ class Launch {
 
 class Run : public Command {
   void declare(OptionSet& options) override {
-    layer_.declare(options);
+    layer_.declare_one(options);
     device_.declare(options);
     options.value("-i,--inputs", "FILE", &inputs_,
                   "safetensors with x, w13, w2 and topk_ids + topk_weights or router_logits; where "

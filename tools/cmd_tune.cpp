@@ -63,6 +63,7 @@ Table result_table(const std::vector<MoeConfig>& layers, const TuneReport& repor
   if (several) table.fact("layers", "layers", static_cast<int64_t>(layers.size()));
   table.fact("seconds", "took", report.seconds, Unit::kSeconds);
   table.fact("cancelled", "stopped early", report.cancelled);
+  table.fact("out_of_budget", "out of budget", report.out_of_budget);
   table.fact("missing", "without a result", int64_t{report.missing});
   for (const TuneRow& row : report.rows) {
     std::vector<Cell> cells;
@@ -186,7 +187,7 @@ class Tune : public Command {
     request_.cache_path = device_.cache_dir;
     // Minutes of measuring that end with the process are what nobody wants, unless asked for.
     const internal::CacheMode cache = internal::settings().cache;
-    if (cache == internal::CacheMode::kReadOnly && !compile_only_) {
+    if (cache == internal::CacheMode::kReadOnly) {
       return invalid_argument(
           "MOEJIT_CACHE = \"ro\": results could not be kept; rw keeps them, off tunes for the "
           "table "

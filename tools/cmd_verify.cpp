@@ -9,7 +9,7 @@ namespace {
 
 class Verify : public Command {
   void declare(OptionSet& options) override {
-    layer_.declare(options);
+    layer_.declare_one(options);
     device_.declare(options);
     options.value("-t,--tokens", "LIST", &tokens_,
                   "Token counts: 0,7,129 or 1:64 (powers of two); default: 0,1,2,7,32,129");

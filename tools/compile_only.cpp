@@ -60,9 +60,15 @@ ExitCode run_compile_only(Context& context, TuneRequest request) {
   }
   const ExitCode printed = context.print(table);
   if (printed != ExitCode::kOk) return printed;
-  context.note(std::to_string(report->rows.size() - static_cast<size_t>(failed)) +
-               " kernels compiled for " + report->device +
-               " and kept; nothing was measured, so get_kernel there takes the model's choices");
+  const std::string compiled = std::to_string(report->rows.size() - static_cast<size_t>(failed)) +
+                               " kernels compiled for " + report->device;
+  if (!report->not_kept.empty() && request.require_cache) {
+    return context.fail(
+        {StatusCode::kIoError, compiled + ", not all of them kept: " + report->not_kept});
+  }
+  context.note(compiled + (report->not_kept.empty() ? " and kept" : " and not kept") +
+               "; nothing was measured, so get_kernel there takes the model's choices where the "
+               "cache has none");
   if (report->cancelled) return ExitCode::kInterrupted;
   if (failed == 0) return ExitCode::kOk;
   context.note(std::to_string(failed) + " schedules did not compile (-v shows why)");

@@ -1,4 +1,5 @@
 // The `moejit` command: reads the command line with CLI11 (used here only) and runs one verb.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -209,7 +210,16 @@ WrongCall describe(const CLI::App& app, const CLI::ParseError& error) {
   return call;
 }
 
+// A stream that the caller closed must not become the next file that is opened. What is written to
+// it fails, as it would have.
+void keep_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDONLY);
+  }
+}
+
 int command_line(int argc, char** argv) {
+  keep_streams();
   CLI::App app("Fused Mixture-of-Experts kernels, generated, compiled, tuned and cached.",
                "moejit");
   app.set_version_flag("--version", std::string("moejit ") + version());

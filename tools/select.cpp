@@ -78,6 +78,11 @@ void LayerSelector::declare(OptionSet& options) {
   options.flag("--packed", &packed_, "The layer with packed weights (CPU; moejit/pack.h)");
 }
 
+void LayerSelector::declare_one(OptionSet& options) {
+  declare(options);
+  options.value("--shared", "N", &shared_, "Shared experts fused into the layer");
+}
+
 Result<MoeConfig> LayerSelector::base(bool* complete) const {
   *complete = true;
   if (!model_.empty() && !config_.empty()) {
@@ -129,6 +134,7 @@ Result<MoeConfig> LayerSelector::finish(MoeConfig config) const {
     config = *shard;
   }
   if (packed_) config.packed = true;
+  if (shared_) config.num_shared_experts = *shared_;
   if (const Status status = config.check(); !status.ok()) return usage("", status);
   return config;
 }
@@ -177,6 +183,7 @@ void DeviceSelector::declare(OptionSet& options) {
 std::string DeviceSelector::name() const {
   if (device.starts_with("sm_")) return "cuda:" + device;
   if (device.starts_with("gfx")) return "hip:" + device;
+  if (device.starts_with("x86-64-")) return "cpu:" + device;
   return device;
 }
 

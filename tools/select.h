@@ -16,6 +16,8 @@ namespace moejit::tools {
 class LayerSelector {
  public:
   void declare(OptionSet& options);
+  // And --shared N, for a verb that takes one layer (tune has a list).
+  void declare_one(OptionSet& options);
   Result<MoeConfig> resolve() const;
   // Several layers where --model names several, with commas, or --config holds an array.
   Result<std::vector<MoeConfig>> resolve_all() const;
@@ -25,7 +27,7 @@ class LayerSelector {
   Result<MoeConfig> finish(MoeConfig config) const;  // single fields and --tp on top
 
   std::string model_, config_, dtype_, activation_;
-  std::optional<int32_t> experts_, top_k_, hidden_, intermediate_, tp_;
+  std::optional<int32_t> experts_, top_k_, hidden_, intermediate_, tp_, shared_;
   bool packed_ = false;
 };
 
@@ -35,7 +37,7 @@ struct DeviceSelector {
   int32_t threads = 0;
 
   void declare(OptionSet& options);
-  // The device; a bare architecture ("sm_90a", "gfx942") is one to compile for.
+  // The device; a bare architecture ("sm_90a", "gfx942", "x86-64-v4") is one to compile for.
   std::string name() const;
   // Ok where the device exists and can run the layer; else kUnavailable or kUnsupported.
   Status check(const MoeConfig& config) const;

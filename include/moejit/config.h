@@ -89,7 +89,7 @@ struct MoeConfig {
   bool packed = false;
   int32_t num_shared_experts = 0;  // 0..32
   bool weight_on_input = false;
-  RouterConfig router;
+  RouterConfig router = {};
 
   bool operator==(const MoeConfig&) const = default;
 

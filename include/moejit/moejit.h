@@ -38,13 +38,13 @@ struct Options {
   // Launches may have 0..max_tokens tokens.
   int64_t max_tokens = 8192;
   // Token counts to prepare a schedule for; empty: 1,2,4,... up to max_tokens.
-  std::vector<int64_t> tokens;
+  std::vector<int64_t> tokens = {};
   Policy policy = Policy::kCached;
   // Seconds that kTune may spend; 0: until done.
   double tune_budget_s = 0;
   // Directory of the cache; empty: MOEJIT_CACHE_DIR, else $XDG_CACHE_HOME/moejit, else
   // ~/.cache/moejit.
-  std::string cache_path;
+  std::string cache_path = {};
   // CPU threads that launches use; 0: MOEJIT_NUM_THREADS, else every core of the affinity mask.
   int32_t num_threads = 0;
   // A stream that the caller may be capturing into a graph; get_kernel then answers kNotReady where

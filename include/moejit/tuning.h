@@ -56,10 +56,10 @@ enum class Isolation : int32_t {
 };
 
 struct TuneRequest {
-  MoeConfig config;
+  MoeConfig config = {};
   std::string device = "auto";
-  std::vector<int64_t> tokens;      // empty: 1,2,4,...,8192
-  std::string routing = "uniform";  // uniform | zipf:S | trace:FILE
+  std::vector<int64_t> tokens = {};  // empty: 1,2,4,...,8192
+  std::string routing = "uniform";   // uniform | zipf:S | trace:FILE
   // For all buckets together, kept to within a few seconds; the limits of the device, measured once
   // (about 2 s), are not part of it. 0: no limit.
   double budget_s = 0;
@@ -67,20 +67,20 @@ struct TuneRequest {
   int32_t num_threads = 0;     // as Options
   int32_t max_candidates = 0;  // measured per bucket; 0: the default of 14
   bool exhaustive = false;     // measure every legal schedule
-  bool force = false;          // measure again what is cached
-  std::string cache_path;
+  bool force = false;          // measure again what is cached, and the device's limits
+  std::string cache_path = {};
   // Called often from the tuning thread; returning false stops after the current measurement, which
   // keeps everything finished and makes the result kCancelled buckets missing. May be empty.
-  std::function<bool(const TuneProgress&)> progress;
+  std::function<bool(const TuneProgress&)> progress = {};
   // Instead of `config`: several layers under one budget, each with all of `tokens`.
-  std::vector<MoeConfig> layers;
+  std::vector<MoeConfig> layers = {};
   // Tunes the part of the (layer, token count) pairs that falls to this one of shard_count
   // processes, 0..shard_count-1: every pair to exactly one, the same one everywhere.
   int32_t shard_index = 0, shard_count = 1;
   Isolation isolation = Isolation::kAuto;
   // The `moejit` command that the child process executes; "": the one that this process runs,
   // else the one beside the library or in ../bin of it.
-  std::string helper;
+  std::string helper = {};
   // Seconds beyond the expected ones after which a candidate counts as hung; 0: 20.
   double trial_timeout_s = 0;
   // kIoError at once where the cache cannot keep results, instead of tuning for this process only.
@@ -151,6 +151,7 @@ struct CompileReport {
   std::vector<CompileRow> rows;  // by layer and first bucket
   double seconds = 0;
   bool cancelled = false;
+  std::string not_kept;  // why binaries are not in the cache; "" where they are
 };
 // Fills the cache with the binaries that get_kernel would take for the request's buckets, and with
 // what tune would measure first (max_candidates for each bucket; 0: 3), for a device that need not
@@ -173,7 +174,7 @@ struct BackgroundOptions {
   int64_t max_weight_bytes = 0;  // larger layers are left alone; 0: a quarter of the memory
   std::string routing = "uniform";
   Isolation isolation = Isolation::kAuto;
-  std::string helper;
+  std::string helper = {};
   int32_t jobs = 1;  // compile threads
 };
 struct BackgroundStatus {
@@ -194,17 +195,17 @@ void stop_background_tuning();
 BackgroundStatus background_tuning_status();
 
 struct BenchRequest {
-  MoeConfig config;
+  MoeConfig config = {};
   std::string device = "auto";
-  std::vector<int64_t> tokens;
+  std::vector<int64_t> tokens = {};
   std::string routing = "uniform";
   int32_t samples = 20;
   int32_t num_threads = 0;
-  std::string cache_path;
+  std::string cache_path = {};
   bool check = true;  // compute `error`
   // Called before each row with how many are done, of how many; returning false ends with the rows
   // so far, or kCancelled where there are none. May be empty.
-  std::function<bool(int32_t done, int32_t total)> progress;
+  std::function<bool(int32_t done, int32_t total)> progress = {};
 };
 struct BenchReport {
   std::string device;
@@ -223,15 +224,15 @@ struct VerifyRow {
   std::string note;
 };
 struct VerifyRequest {
-  MoeConfig config;
+  MoeConfig config = {};
   std::string device = "auto";
-  std::vector<int64_t> tokens;  // empty: 0,1,2,7,32,129
-  std::vector<std::string>
-      routings;  // empty: uniform, zipf:1.2, one (all on one expert), skip (many sentinels)
+  std::vector<int64_t> tokens = {};  // empty: 0,1,2,7,32,129
+  // Empty: uniform, zipf:1.2, one (all on one expert), skip (many sentinels).
+  std::vector<std::string> routings = {};
   bool all_schedules = false;  // every legal schedule, not only the chosen ones
   int32_t num_threads = 0;
-  std::string cache_path;
-  std::function<bool(int32_t done, int32_t total)> progress;  // as in BenchRequest
+  std::string cache_path = {};
+  std::function<bool(int32_t done, int32_t total)> progress = {};  // as in BenchRequest
 };
 // Runs kernels on random inputs against float64 on the host; poisoned outputs and workspace.
 Result<std::vector<VerifyRow>> verify(const VerifyRequest& request);

@@ -143,6 +143,30 @@ TEST(Cache, NothingWritesOverADatabase) {
   EXPECT_EQ(moejit({"cache", "pack", pack}).code, 0) << "an older pack may be replaced";
 }
 
+TEST(Cache, AStreamThatIsClosedIsNoFileOfTheCache) {
+  fill();
+  const std::string line = "MOEJIT_CACHE_DIR='" + (scratch() / "cache").string() +
+                           "' '" MOEJIT_COMMAND
+                           "' explain -E 4 -K 2 -H 64 -I 64 -d cpu -t 1 >&- 2>/dev/null";
+  EXPECT_NE(std::system(line.c_str()), 0) << "what was not written is no success";
+  for (const auto& entry : fs::directory_iterator(scratch() / "cache")) {
+    if (entry.path().extension() != ".lock") continue;
+    EXPECT_EQ(fs::file_size(entry.path()), 0u) << entry.path();
+  }
+}
+
+TEST(Cache, ADryMergeNeedsNoCache) {
+  fill();
+  const std::string pack = (scratch() / "shipped.pack").string();
+  const auto packed = rows({"cache", "pack", pack, "--json"});
+  const std::string other = (scratch() / "other").string();
+  const auto would =
+      rows({"cache", "merge", pack, "--dry-run", "--cpu-code", "--cache-dir", other, "--json"});
+  EXPECT_EQ(would[0]["taken"], packed[0]["binaries"]);
+  EXPECT_EQ(would[1]["taken"], packed[0]["selections"]);
+  EXPECT_FALSE(fs::exists(other));
+}
+
 TEST(Cache, ReadOnlyIsNotChanged) {
   fill();
   const std::string key = rows({"cache", "ls", "--kind", "choice", "--json"})[0]["key"];

@@ -96,6 +96,40 @@ TEST(Fleet, PretuneTunesVerifiesPacksAndReports) {
                                  words({"explain", "--json", "--require"}, {"-t", "1,4"}));
   EXPECT_EQ(run.code, 0) << run.err;
   EXPECT_EQ(shell("", "scripts/pretune"), 2);
+  EXPECT_EQ(shell("", "scripts/pretune --tp 2"), 2);
+  EXPECT_EQ(shell("", "scripts/pretune --help"), 0);
+}
+
+// What PRETUNE_ARGS make of the layer is what is checked, in whatever form they are written.
+TEST(Fleet, PretuneVerifiesWhatItTunes) {
+  const std::string out = (scratch() / "pretune").string();
+  const std::string settings =
+      "PRETUNE_OUT='" + out +
+      "' PRETUNE_TOKENS=1 PRETUNE_VERIFY=3 PRETUNE_ARGS='-E8 --top-k=2 -H64 --intermediate 64"
+      " -dcpu --threads=2 --packed --shared 0,1 --max-candidates 1'";
+  ASSERT_EQ(shell(settings, "scripts/pretune mixtral-8x7b"), 0) << read_text(scratch() / "log");
+  const std::string log = read_text(scratch() / "log");
+  for (const char* count : {"0", "1"}) {
+    const std::string checks = read_text(out + "/verify-mixtral-8x7b-shared" + count + ".csv");
+    EXPECT_THAT(checks, testing::HasSubstr("uniform"));
+  }
+  // Every kernel that was chosen was found: nothing had to be compiled for the checks.
+  const Output kernels =
+      moejit({"cache", "ls", "--kind", "kernel", "--json", "--cache-dir", out + "/cache"});
+  for (const auto& row : json_of(kernels.out)["rows"]) {
+    EXPECT_EQ(row["layer"]["packed"], true);
+    EXPECT_EQ(row["layer"]["num_experts"], 8);
+  }
+}
+
+TEST(Fleet, AShareWithoutWorkIsDone) {
+  for (const char* share : {"0/2", "1/2"}) {
+    const Output output =
+        moejit({"tune", "--json", "-E", "4", "-K", "2", "-H", "64", "-I", "64", "--device", "cpu",
+                "-t", "1", "--max-candidates", "1", "--shard", share});
+    ASSERT_EQ(output.code, 0) << share << output.err;
+    EXPECT_EQ(json_of(output.out)["cancelled"], false);
+  }
 }
 
 TEST(Tune, SeveralLayersAreOneTune) {

@@ -166,6 +166,22 @@ TEST(Generate, WritesSourceAssemblyAndReport) {
   EXPECT_EQ(sources, 1);
 }
 
+TEST(Tune, CompileOnlySaysWhatIsNotKept) {
+  const auto call = [](const std::string& place) {
+    return on_layer({"tune", "--compile-only", "--cache-dir", place},
+                    {"-t", "1", "--max-candidates", "1"});
+  };
+  const std::string here = (scratch() / "here").string();
+  EXPECT_EQ(moejit_with({{"MOEJIT_CACHE", "ro"}}, call(here)).code, 2);
+  const Output nowhere = moejit(call("/dev/null"));
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_THAT(nowhere.err, HasSubstr("could not be kept"));
+  const Output off = moejit_with({{"MOEJIT_CACHE", "off"}}, call(here));
+  EXPECT_EQ(off.code, 0) << off.err;
+  EXPECT_THAT(off.err, HasSubstr("and not kept"));
+  EXPECT_THAT(moejit(call(here)).err, HasSubstr("and kept"));
+}
+
 TEST(Generate, SeveralTokenCountsDoNotOverwriteEachOther) {
   const fs::path directory = scratch() / "out";
   ASSERT_EQ(moejit(on_layer({"generate"}, {"-t", "1,512", "-o", directory.string()})).code, 0);

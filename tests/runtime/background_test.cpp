@@ -76,6 +76,30 @@ TEST_F(BackgroundTest, AKernelInUseGetsTheTunedPlan) {
   EXPECT_FALSE(background_tuning_status().running);
 }
 
+TEST_F(BackgroundTest, WhatAKernelThatIsGoneWantedIsTunedForTheOtherOne) {
+  options_.max_tokens = 2;
+  options_.tokens = {1, 2};
+  auto gone = get_kernel(layer(), options_);
+  ASSERT_TRUE(gone.ok()) << gone.status().to_string();
+  options_.tokens = {2};
+  const auto kernel = get_kernel(layer(), options_);
+  ASSERT_TRUE(kernel.ok());
+  pause_background_tuning(true);
+  ASSERT_TRUE(start_background_tuning({.idle_s = 0, .bucket_budget_s = 5}).ok());
+  EXPECT_EQ(background_tuning_status().queued, 2);
+  forget_kernels();  // the library's own hold on it
+  gone = Status(StatusCode::kNotFound, "gone");
+  pause_background_tuning(false);
+  ASSERT_TRUE(wait_for([] {
+    const auto s = background_tuning_status();
+    return s.queued == 0 && s.at_work == 0;
+  }));
+  EXPECT_EQ(background_tuning_status().tuned, 1) << background_tuning_status().last_error;
+  const auto after = get_kernel(layer(), options_);
+  ASSERT_TRUE(after.ok());
+  EXPECT_EQ(after->buckets()[0].source, Source::kExact);
+}
+
 TEST_F(BackgroundTest, NothingHappensWhileLaunchesComeOrItIsPaused) {
   const auto kernel = get_kernel(layer(), options_);
   ASSERT_TRUE(kernel.ok());
@@ -102,6 +126,7 @@ TEST_F(BackgroundTest, LayersThatAreTooLargeAreLeftAlone) {
 
 TEST_F(BackgroundTest, OptionsOutOfRangeAreNamed) {
   EXPECT_EQ(start_background_tuning({.idle_s = -1}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(start_background_tuning({.routing = "foo"}).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(moejit_background_start(R"({"idle":1})"), MOEJIT_DATA_ERROR);
   EXPECT_EQ(moejit_background_pause(2), MOEJIT_INVALID_ARGUMENT);
   char* text = nullptr;
