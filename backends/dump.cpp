@@ -79,16 +79,18 @@ std::string dump_source_to(const std::string& wanted, const KernelSource& source
   }
   const bool written = write_all(fd, source.text);
   if (requested) fchmod(fd, 0644);
-  if (close(fd) != 0 || !written) {
+  const auto give_up = [&]() -> std::string {
+    if (requested) {
+      log_once(LogLevel::kWarning, "dump", directory,
+               "cannot write to " + directory + ": " + errno_message(errno));
+    }
     unlink(path.c_str());
     return {};
-  }
+  };
+  if (close(fd) != 0 || !written) return give_up();
   if (!requested) return path;
   const std::string final_path = directory + "/" + stem + extension;
-  if (rename(path.c_str(), final_path.c_str()) != 0) {
-    unlink(path.c_str());
-    return {};
-  }
+  if (rename(path.c_str(), final_path.c_str()) != 0) return give_up();
   return final_path;
 }
 

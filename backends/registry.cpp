@@ -50,7 +50,8 @@ Result<const Device*> open_device(const std::string& name, int num_threads) {
     if (preferred != "auto") {
       auto device = open_device(preferred, num_threads);
       if (device.ok()) return device;
-      return Status(device.status().code(), "MOEJIT_DEVICE: " + device.status().message());
+      return Status(device.status().code(), "MOEJIT_DEVICE: " + device.status().message(),
+                    device.status().log());
     }
     for (const Backend* backend : backends()) {
       if (backend == cpu_backend()) break;

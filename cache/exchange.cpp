@@ -153,10 +153,18 @@ Status check_output(OpenPlace& source, const std::string& output) {
   const bool same = std::filesystem::equivalent(source.path(), output, error) && !error;
   const bool live = output.substr(output.rfind('/') + 1) == kDatabaseName &&
                     path_exists(join_path(parent_path(output), kConnectedLock));
-  if (!same && !live) return {};
-  return invalid_argument("file = \"" + output + "\": is " +
-                          (same ? "what is to be packed" : "the database of a cache") +
-                          ", which a pack would replace");
+  if (same || live) {
+    return invalid_argument("file = \"" + output + "\": is " +
+                            (same ? "what is to be packed" : "the database of a cache") +
+                            ", which a pack would replace");
+  }
+  if (!is_database_file(output)) return {};
+  std::string why;
+  const auto other = open_read_only_db(output, /*allow_shared=*/true, &why);
+  int64_t version = 0;
+  if (other == nullptr || check_schema(*other, &version) != SchemaVerdict::kForeign) return {};
+  return invalid_argument("file = \"" + output +
+                          "\": is the database of another application, which a pack would replace");
 }
 
 }  // namespace
@@ -362,7 +370,8 @@ Result<MergeReport> merge_cache(const CachePlace& place, const CachePlace& sourc
   if (!selections.ok()) return selections.status();
   // What a dry run would be taken into where there is no cache yet.
   std::unique_ptr<Db> nothing;
-  if (options.dry_run && !path_exists(place.where)) {
+  if (options.dry_run && !path_exists(join_path(place.where, kDatabaseName)) &&
+      (is_directory(place.where) || !path_exists(place.where))) {
     int code = 0;
     std::string message;
     nothing = Db::open(":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, 0, &code, &message);

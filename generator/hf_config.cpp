@@ -132,8 +132,11 @@ class HfFields {
     return nullptr;
   }
 
+  // Holds something, here or in the file around it.
   bool has(const char* key) const {
-    return in(block_, key) != nullptr || in(root_, key) != nullptr;
+    const json* value = in(block_, key);
+    if (value == nullptr) value = in(root_, key);
+    return value != nullptr && !value->empty();
   }
 
   std::optional<int32_t> integer(Keys keys) {
@@ -324,6 +327,10 @@ void read_router(HfFields& in, std::string_view model_type, RouterConfig* r) {
       in.number({"routed_scaling_factor", "moe_router_scaling_factor"}).value_or(1.0);
 }
 
+void warn(const std::string& message) {
+  internal::log_once(internal::LogLevel::kWarning, "config.json", message, message);
+}
+
 // `dtype` is what transformers 5 writes, and reads before the older name.
 void read_dtype(HfFields& in, MoeConfig* c) {
   std::string name = in.text({"dtype", "torch_dtype"});
@@ -333,19 +340,15 @@ void read_dtype(HfFields& in, MoeConfig* c) {
   } else if (name == "float32") {
     c->dtype = DType::kF32;
   } else if (!name.empty() && name != "bfloat16" && name != "auto") {
-    in.unsupported("dtype = " + in_quotes(name) + ": must be bfloat16, float16 or float32");
+    warn("dtype = " + in_quotes(name) +
+         ": is none of bfloat16, float16 and float32; taken as bf16");
   }
 }
 
 // What a layer can be made of, and yet is not all that the file asks for.
-void warn_of_more(const HfFields& in, std::string_view model_type, const MoeConfig& c) {
-  const auto warn = [](const std::string& message) {
-    internal::log_once(internal::LogLevel::kWarning, "config.json", message, message);
-  };
-  if (in.has("quantization_config")) {
-    warn(std::string("quantization_config: quantised weights are not supported; taken as ") +
-         to_string(c.dtype));
-  }
+void warn_of_more(const HfFields& in, std::string_view model_type) {
+  if (in.has("quantization_config"))
+    warn("quantization_config: quantised weights are not supported; the layer has whole ones");
   if (model_type.rfind("phimoe", 0) == 0)
     warn("model_type = \"phimoe\": its router is none of moejit's; give ids and weights");
 }
@@ -373,7 +376,7 @@ Result<MoeConfig> config_from_hf_json(std::string_view text) {
   if (const Status status = c.check(); !status.ok()) {
     return Status(status.code(), "config.json: " + status.message());
   }
-  warn_of_more(in, model_type, c);
+  warn_of_more(in, model_type);
   return c;
 }
 

@@ -149,38 +149,32 @@ class Background {
 
   void run() {
     while (true) {
-      Task task;
       {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
         if (stop_) return;
-        task = queue_.front();
       }
       if (!wait_for_quiet()) return;
-      const auto state = task.in_use();
-      Status result;
-      if (state != nullptr) {
-        set_at_work(task.tokens);
-        result = work(*state, task.tokens);
-        if (result.code() == StatusCode::kCancelled) {
-          set_at_work(0);
-          return;
-        }
-        if (result.ok()) replace(*state);
+      std::shared_ptr<const Kernel::State> state;
+      int64_t tokens = 0;
+      {
+        // A kernel that comes from here on makes a task of its own, which the cache then answers.
+        const std::lock_guard lock(mutex_);
+        state = queue_.front().in_use();
+        tokens = queue_.front().tokens;
+        queue_.pop_front();
+        status_.queued = static_cast<int32_t>(queue_.size());
+        if (state == nullptr) continue;
+        status_.at_work = tokens;
       }
+      const Status result = work(*state, tokens);
+      if (result.ok()) replace(*state);
       const std::lock_guard lock(mutex_);
-      queue_.pop_front();
-      status_.queued = static_cast<int32_t>(queue_.size());
       status_.at_work = 0;
-      if (state == nullptr) continue;
+      if (result.code() == StatusCode::kCancelled) return;
       ++(result.ok() ? status_.tuned : status_.failed);
       if (!result.ok()) status_.last_error = result.message();
     }
-  }
-
-  void set_at_work(int64_t tokens) {
-    const std::lock_guard lock(mutex_);
-    status_.at_work = tokens;
   }
 
   Status work(const Kernel::State& state, int64_t tokens) {

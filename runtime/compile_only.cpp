@@ -120,7 +120,9 @@ Result<CompileReport> compile_only(const TuneRequest& request) {
     }
   }
   if (store->degraded().empty()) {
-    report.not_kept = store->save().message();
+    Status saved = store->save();
+    for (int i = 0; i < 6 && saved.code() == StatusCode::kUnavailable; ++i) saved = store->save();
+    report.not_kept = saved.message();
   } else {
     report.not_kept = store->degraded();
   }

@@ -66,7 +66,7 @@ class CacheMerge : public Command {
       return context.fail(invalid_argument("margin = " + std::to_string(options_.margin) +
                                            ": must be at least 0 and below 1"));
     }
-    auto place = options_.dry_run ? place_.resolve() : place_.resolve_to_change();
+    auto place = place_.resolve_to_change();
     if (!place.ok()) return context.fail(place.status());
     auto report = while_busy(context, "merging", [&] {
       return internal::merge_cache(*place, place_at(source_), options_);

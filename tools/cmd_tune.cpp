@@ -125,7 +125,7 @@ class Tune : public Command {
     options.value("--max-candidates", "N", &request_.max_candidates,
                   "Schedules to measure for each token count; 0: 14");
     options.flag("--exhaustive", &request_.exhaustive, "Measure every legal schedule");
-    options.flag("--force", &request_.force, "Measure again what the cache knows");
+    options.flag("--force", &request_.force, "Measure again what the cache knows, and the limits");
     options.flag("--compile-only", &compile_only_,
                  "Compile for a device that need not be here (--device sm_90a); measure nothing");
     options.value("--shared", "LIST", &shared_,

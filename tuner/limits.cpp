@@ -39,6 +39,13 @@ Result<double> probe_read(const Device& device, const Module& module, int passes
   if (device.info().memory_bytes > 0) bytes = std::min(bytes, device.info().memory_bytes / 4);
   bytes = bytes / (1 << 20) * (1 << 20);
   auto buffer = device.allocate(static_cast<size_t>(bytes));
+  // Where so much is not left: as long as it is larger than the caches.
+  const int64_t least =
+      std::max<int64_t>(int64_t{64} << 20, 2 * std::max(target.l2_bytes, target.l3_bytes));
+  while (!buffer.ok() && bytes / 2 >= least) {
+    bytes = bytes / 2 / (1 << 20) * (1 << 20);
+    buffer = device.allocate(static_cast<size_t>(bytes));
+  }
   if (!buffer.ok()) return buffer.status();
   // Untouched pages all map to one page of zeros: every page has to be written first.
   const std::vector<uint8_t> block(1 << 20, 0x3c);

@@ -137,8 +137,11 @@ Result<std::shared_ptr<const Weights>> Weights::make(const MoeConfig& config, co
       cut(elements.w13, h, &w13);
       cut(elements.w2, i, &w2);
     }
-    MOEJIT_RETURN_IF_ERROR(w13.fill(device, stop));
-    MOEJIT_RETURN_IF_ERROR(w2.fill(device, stop));
+    Status status = w13.fill(device, stop);
+    if (status.ok()) status = w2.fill(device, stop);
+    // More than one keeps the caches cold; one is enough to go on.
+    if (c > 0 && status.code() == StatusCode::kOutOfMemory) break;
+    if (!status.ok()) return status;
     weights->w13_.push_back(std::move(w13));
     weights->w2_.push_back(std::move(w2));
   }

@@ -172,15 +172,18 @@ class CpuDevice : public Device {
     const size_t size = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
     // More than the machine has, or has left, would only be granted to fail at the first touch.
     bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
+    int64_t left = info_.memory_bytes;
     if (possible && size >= kMuchMemory) {
-      const int64_t left = available_bytes();
-      possible = left < 0 || size <= static_cast<uint64_t>(left);
+      if (const int64_t now = available_bytes(); now >= 0) left = now;
+      possible = size <= static_cast<uint64_t>(left);
     }
     void* memory = possible ? aligned_alloc(alignment, size) : nullptr;
     if (memory == nullptr) {
       return Status(StatusCode::kOutOfMemory,
                     std::to_string(bytes) + " bytes of memory: of the machine's " +
-                        std::to_string(info_.memory_bytes) + " that many are not to be had");
+                        std::to_string(info_.memory_bytes) + " that many are not to be had" +
+                        (left < info_.memory_bytes ? ", " + std::to_string(left) + " are left"
+                                                   : std::string()));
     }
     if (huge)
       madvise(memory, size, MADV_HUGEPAGE);  // a hint: without it the memory is slower, no more

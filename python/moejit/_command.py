@@ -42,7 +42,8 @@ def run(arguments: Sequence[str], allowed: Sequence[int] = (0,)) -> str:
     if done.returncode not in allowed:
         said = done.stderr.strip().removeprefix("moejit: ").removeprefix("error: ") if hasattr(str, "removeprefix") \
             else done.stderr.strip()
-        failed = IoError if arguments[0] == "cache" else Error  # code 1: the cache's verbs fail at files alone
+        # Code 1 of the cache's verbs is a file that could not be written, most often.
+        failed = IoError if arguments[0] == "cache" and done.returncode == 1 else Error
         raise _EXIT_CODES.get(done.returncode, failed)(said or f"moejit ended with code {done.returncode}")
     return done.stdout
 

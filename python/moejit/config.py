@@ -40,6 +40,9 @@ def json_text(fields: Dict[str, Any]) -> str:
         if isinstance(value, dict):
             for key, inner in value.items():
                 check(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, (list, tuple)):
+            for inner in value:
+                check(name, inner)
         elif isinstance(value, float) and not math.isfinite(value):
             raise InvalidArgument(f"{name} = {value}: must be finite")
 

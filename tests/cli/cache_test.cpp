@@ -173,11 +173,10 @@ TEST(Cache, ReadOnlyIsNotChanged) {
   const std::string pack = (scratch() / "shipped.pack").string();
   ASSERT_EQ(moejit({"cache", "pack", pack}).code, 0);
   const std::map<std::string, std::string> read_only = {{"MOEJIT_CACHE", "ro"}};
-  const std::vector<std::vector<std::string>> changes = {{"clear", "-y"},
-                                                         {"gc", "-y", "--losers"},
-                                                         {"pin", key},
-                                                         {"merge", pack},
-                                                         {"verify", "--repair"}};
+  const auto before = rows({"cache", "ls", "--json"});
+  const std::vector<std::vector<std::string>> changes = {
+      {"clear", "-y"}, {"gc", "-y", "--losers"},     {"pin", key},
+      {"merge", pack}, {"merge", pack, "--dry-run"}, {"verify", "--repair"}};
   for (std::vector<std::string> verb : changes) {
     verb.insert(verb.begin(), "cache");
     const Output refused = moejit_with(read_only, verb);
@@ -189,11 +188,9 @@ TEST(Cache, ReadOnlyIsNotChanged) {
   EXPECT_EQ(tune.code, 2);
   EXPECT_THAT(tune.err, HasSubstr("MOEJIT_CACHE = \"ro\": results could not be kept"));
   for (const std::vector<std::string>& looks :
-       std::vector<std::vector<std::string>>{{"cache", "gc", "--dry-run"},
-                                             {"cache", "merge", pack, "--dry-run"},
-                                             {"cache", "verify"}})
+       std::vector<std::vector<std::string>>{{"cache", "gc", "--dry-run"}, {"cache", "verify"}})
     EXPECT_EQ(moejit_with(read_only, looks).code, 0) << looks[1];
-  EXPECT_GE(rows({"cache", "ls", "--json"}).size(), 2u);
+  EXPECT_EQ(rows({"cache", "ls", "--json"}), before);
 }
 
 TEST(Cache, APinnedChoiceSaysSo) {

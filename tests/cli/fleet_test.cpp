@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/cli/process.h"
 
@@ -113,13 +114,19 @@ TEST(Fleet, PretuneVerifiesWhatItTunes) {
     const std::string checks = read_text(out + "/verify-mixtral-8x7b-shared" + count + ".csv");
     EXPECT_THAT(checks, testing::HasSubstr("uniform"));
   }
-  // Every kernel that was chosen was found: nothing had to be compiled for the checks.
-  const Output kernels =
-      moejit({"cache", "ls", "--kind", "kernel", "--json", "--cache-dir", out + "/cache"});
-  for (const auto& row : json_of(kernels.out)["rows"]) {
+  // No kernel of another layer had to be made for the checks.
+  const auto kernels =
+      json_of(moejit({"cache", "ls", "--kind", "kernel", "--json", "--cache-dir", out + "/cache"})
+                  .out)["rows"];
+  ASSERT_FALSE(kernels.empty());
+  std::set<int> shared;
+  for (const auto& row : kernels) {
     EXPECT_EQ(row["layer"]["packed"], true);
     EXPECT_EQ(row["layer"]["num_experts"], 8);
+    EXPECT_EQ(row["layer"]["hidden_size"], 64);
+    shared.insert(row["layer"].value("num_shared_experts", 0));
   }
+  EXPECT_EQ(shared, (std::set<int>{0, 1}));
 }
 
 TEST(Fleet, AShareWithoutWorkIsDone) {
