@@ -24,6 +24,7 @@ namespace {
 constexpr const char* kFormat = "elf-so";
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kMuchMemory = size_t{256} << 20;  // is asked for only where so much is left
+std::atomic<int64_t> allocated{0};                 // by allocate(), of all devices of the process
 constexpr int kMostThreads = 1024;
 
 class CpuModule : public Module {
@@ -174,7 +175,9 @@ class CpuDevice : public Device {
     bool possible = size >= bytes && size <= static_cast<uint64_t>(info_.memory_bytes);
     int64_t left = info_.memory_bytes;
     if (possible && size >= kMuchMemory) {
-      if (const int64_t now = available_bytes(); now >= 0) left = now;
+      // What was allocated and not touched yet is still counted as available.
+      if (const int64_t now = available_bytes(); now >= 0)
+        left = std::max<int64_t>(0, now - std::max<int64_t>(0, allocated - resident_bytes()));
       possible = size <= static_cast<uint64_t>(left);
     }
     void* memory = possible ? aligned_alloc(alignment, size) : nullptr;
@@ -187,7 +190,11 @@ class CpuDevice : public Device {
     }
     if (huge)
       madvise(memory, size, MADV_HUGEPAGE);  // a hint: without it the memory is slower, no more
-    return std::shared_ptr<void>(memory, free);
+    allocated += static_cast<int64_t>(size);
+    return std::shared_ptr<void>(memory, [size](void* p) {
+      free(p);
+      allocated -= static_cast<int64_t>(size);
+    });
   }
 
   Status copy_in(void* device, const void* host, size_t bytes) const override {

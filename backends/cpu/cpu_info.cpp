@@ -226,4 +226,10 @@ int64_t available_bytes() {
   return available_bytes(read_file("/proc/meminfo"));
 }
 
+int64_t resident_bytes() {
+  long long all = 0, resident = 0;
+  if (sscanf(read_file("/proc/self/statm").c_str(), "%lld %lld", &all, &resident) != 2) return 0;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
 }  // namespace moejit::internal

@@ -43,5 +43,7 @@ int32_t cgroup_cpu_limit(const std::string& self_cgroup,
 // does not say.
 int64_t available_bytes(const std::string& meminfo);
 int64_t available_bytes();
+// Of this process, in memory; 0 where the system does not say.
+int64_t resident_bytes();
 
 }  // namespace moejit::internal

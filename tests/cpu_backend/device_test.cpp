@@ -93,6 +93,22 @@ TEST(CpuInfo, WhatIsLeftOfTheMemory) {
   EXPECT_EQ(available_bytes("MemFree: 5 kB\nSwapFree: 2 kB\n"), -1);
   EXPECT_GT(available_bytes(), 0);
   EXPECT_LT(available_bytes(), int64_t{1} << 50);
+  EXPECT_GT(resident_bytes(), 0);
+  EXPECT_LT(resident_bytes(), cpu_info().memory_bytes);
+}
+
+// Memory that nobody has touched yet is promised to somebody.
+TEST(CpuInfo, WhatIsAllocatedIsNotLeft) {
+  const auto device = open_device("cpu");
+  ASSERT_TRUE(device.ok());
+  const size_t most = static_cast<size_t>(available_bytes()) / 8 * 5;
+  auto first = (*device)->allocate(most);
+  if (!first.ok()) GTEST_SKIP() << first.status().message();
+  const auto second = (*device)->allocate(most);
+  ASSERT_EQ(second.status().code(), StatusCode::kOutOfMemory);
+  EXPECT_NE(second.status().message().find(" are left"), std::string::npos);
+  *first = nullptr;
+  EXPECT_TRUE((*device)->allocate(most).ok());
 }
 
 TEST(CpuInfo, CgroupQuotaOfAnyAncestorCounts) {
