@@ -150,20 +150,31 @@ double tolerance(DType dtype) {
   return 1e-5;
 }
 
+namespace {
+
+// 0xFF bytes are a NaN in each of the dtypes. Piece by piece: a workspace may take gigabytes.
+Status poison(const Device& device, void* to, size_t bytes) {
+  const std::vector<uint8_t> piece(std::min<size_t>(bytes, size_t{4} << 20), 0xFF);
+  for (size_t at = 0; at < bytes; at += piece.size()) {
+    MOEJIT_RETURN_IF_ERROR(device.copy_in(static_cast<uint8_t*>(to) + at, piece.data(),
+                                          std::min(piece.size(), bytes - at)));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<CheckResult> check_module(const Device& device, const Module& module, const Workload& load,
                                  int routing, const Expected& expected) {
   CheckResult result;
   const DType dtype = load.weights().config().dtype;
   const int64_t h = load.weights().config().hidden_size;
   const size_t bytes = static_cast<size_t>(load.out_bytes());
-  // 0xFF bytes are a NaN in each of the dtypes.
-  std::vector<uint8_t> poison(std::max<size_t>(bytes, static_cast<size_t>(load.workspace_bytes())),
-                              0xFF);
   std::vector<uint8_t> first(bytes), second(bytes);
   for (std::vector<uint8_t>* out : {&first, &second}) {
-    MOEJIT_RETURN_IF_ERROR(device.copy_in(load.workspace(), poison.data(),
-                                          static_cast<size_t>(load.workspace_bytes())));
-    if (bytes > 0) MOEJIT_RETURN_IF_ERROR(device.copy_in(load.out(), poison.data(), bytes));
+    MOEJIT_RETURN_IF_ERROR(
+        poison(device, load.workspace(), static_cast<size_t>(load.workspace_bytes())));
+    MOEJIT_RETURN_IF_ERROR(poison(device, load.out(), bytes));
     MOEJIT_RETURN_IF_ERROR(module.launch(load.args(routing), nullptr));
     MOEJIT_RETURN_IF_ERROR(device.synchronize());
     if (bytes > 0) MOEJIT_RETURN_IF_ERROR(device.copy_out(out->data(), load.out(), bytes));
