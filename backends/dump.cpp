@@ -70,23 +70,18 @@ std::string dump_source_to(const std::string& wanted, const KernelSource& source
   // none.
   std::string path = directory + "/" + stem + "-XXXXXX" + extension;
   const int fd = mkstemps(path.data(), static_cast<int>(extension.size()));
-  if (fd < 0) {
-    if (requested) {
-      log_once(LogLevel::kWarning, "dump", directory,
-               "cannot write to " + directory + ": " + errno_message(errno));
-    }
-    return {};
-  }
-  const bool written = write_all(fd, source.text);
-  if (requested) fchmod(fd, 0644);
+  // A directory that somebody named gets a warning; a temporary one is a courtesy.
   const auto give_up = [&]() -> std::string {
     if (requested) {
       log_once(LogLevel::kWarning, "dump", directory,
                "cannot write to " + directory + ": " + errno_message(errno));
     }
-    unlink(path.c_str());
+    if (fd >= 0) unlink(path.c_str());
     return {};
   };
+  if (fd < 0) return give_up();
+  const bool written = write_all(fd, source.text);
+  if (written && requested) fchmod(fd, 0644);
   if (close(fd) != 0 || !written) return give_up();
   if (!requested) return path;
   const std::string final_path = directory + "/" + stem + extension;

@@ -59,9 +59,9 @@ class Tuning {
       second_pass_ = place_ >= items_.size();
       if (!enter_layer()) return finish(true);
       if (!limits_known_) {
-        auto limits = request_.force ? renew_limits(device_, *store_, config().dtype)
-                                     : device_limits(request_.device, config().dtype, true,
-                                                     request_.cache_path, request_.num_threads);
+        Result<DeviceLimits> limits = known_limits(device_, *store_, config().dtype);
+        if (request_.force || !limits->measured)
+          limits = renew_limits(device_, *store_, config().dtype);
         if (!limits.ok()) return limits.status();
         report_.limits = *limits;
         limits_known_ = true;

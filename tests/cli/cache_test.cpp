@@ -143,6 +143,33 @@ TEST(Cache, NothingWritesOverADatabase) {
   EXPECT_EQ(moejit({"cache", "pack", pack}).code, 0) << "an older pack may be replaced";
 }
 
+// The device's limits are measured once, and again where --force asks for it.
+TEST(Cache, ForceRenewsTheLimits) {
+  fill();
+  const std::string path = (scratch() / "cache" / "moejit-v1.db").string();
+  const auto measured_at = [&](const char* change) {
+    sqlite3* db = nullptr;
+    EXPECT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, change, nullptr, nullptr, nullptr), SQLITE_OK) << change;
+    sqlite3_stmt* query = nullptr;
+    EXPECT_EQ(sqlite3_prepare_v2(db, "SELECT limits_at FROM env", -1, &query, nullptr), SQLITE_OK);
+    EXPECT_EQ(sqlite3_step(query), SQLITE_ROW);
+    const int64_t at = sqlite3_column_int64(query, 0);
+    sqlite3_finalize(query);
+    sqlite3_close(db);
+    return at;
+  };
+  EXPECT_GT(measured_at(""), 1600000000);
+  EXPECT_EQ(measured_at("UPDATE env SET limits_at = 5"), 5);
+  fill();
+  EXPECT_EQ(measured_at(""), 5);
+  const Output forced =
+      moejit({"tune", "-q", "-E", "4", "-K", "2", "-H", "64", "-I", "64", "--device", "cpu",
+              "--threads", "2", "-t", "1", "--max-candidates", "2", "--force"});
+  ASSERT_EQ(forced.code, 0) << forced.err;
+  EXPECT_GT(measured_at(""), 1600000000);
+}
+
 TEST(Cache, AStreamThatIsClosedIsNoFileOfTheCache) {
   fill();
   const std::string line = "MOEJIT_CACHE_DIR='" + (scratch() / "cache").string() +
